@@ -1,0 +1,257 @@
+"""Train a network from a folder of labelled pictures; stop and resume at any epoch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from export import data, precision, report
+from export.architectures import Architecture, find
+from export.augment import random_resized_crop
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run gives, besides the pictures.
+
+    Attributes:
+        schedule: (pixels, epochs) in order, as `32x5,48x5,64x3`.
+        rate: highest learning rate; reached after `warm_up` (share of all steps), then linear down to 0.
+        average: decay of the moving average of the weights, a step.
+    """
+
+    architecture: str
+    schedule: tuple[tuple[int, int], ...]
+    batch: int = 256
+    rate: float = 0.3
+    warm_up: float = 0.15
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    smoothing: float = 0.1
+    average: float = 0.998
+    seed: int = 1
+
+    @property
+    def sizes(self) -> list[int]:
+        """Picture size in pixels of each epoch."""
+        return [size for size, epochs in self.schedule for _ in range(epochs)]
+
+
+def parse_schedule(text: str) -> tuple[tuple[int, int], ...]:
+    """`32x5,64x3` → ((32, 5), (64, 3)): pixels and epochs.
+
+    Raises:
+        ValueError: says what was found and what is expected.
+    """
+    try:
+        parts = tuple((int(size), int(epochs)) for size, epochs in (part.split("x") for part in text.split(",")))
+    except ValueError:
+        parts = ()
+    if not parts or min(min(part) for part in parts) < 1:
+        raise ValueError(f'schedule is "{text}"; expected PIXELSxEPOCHS, several separated by commas: 32x5,48x5,64x3')
+    return parts
+
+
+def run(source: Path, output: Path, recipe: Recipe, cache: Path, command: str) -> None:
+    """Train to the end of the schedule, going on from `output/checkpoint.pt` where there is one.
+
+    Leaves in `output`: `weights.pth` (averaged weights), `labels.json`, `run.json` (provenance),
+    `epochs.csv`, `curve.png`.
+
+    Raises:
+        data.UnusableData: the pictures can't be read.
+        ValueError: the checkpoint there belongs to another recipe or other pictures.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    architecture = find(recipe.architecture)
+    pictures = data.load(source, cache, architecture.side)
+    trainer = _Trainer(recipe, architecture, pictures, output)
+    _write(output / "labels.json", json.dumps([label._asdict() for label in pictures.labels], indent=0).encode())
+    trainer.resume()
+    with report.progress() as progress:
+        for epoch in range(trainer.done, len(recipe.sizes)):
+            trainer.epoch(epoch, progress)
+    trainer.finish(command)
+
+
+class _Trainer:
+    def __init__(self, recipe: Recipe, architecture: Architecture, pictures: data.Pictures, output: Path) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.pictures, self.output = recipe, pictures, output
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = architecture.build(len(pictures.labels)).to(self.device, memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.network).eval()
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]  # biases and normalisation
+        self.optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others}],
+            lr=recipe.rate, momentum=recipe.momentum, nesterov=True,
+        )
+        self.mean = torch.tensor(architecture.mean, device=self.device).view(1, 3, 1, 1) * 255
+        self.std = torch.tensor(architecture.std, device=self.device).view(1, 3, 1, 1) * 255
+        kept = pictures.kept_back()
+        (self.train,), (self.kept,) = np.nonzero(~kept), np.nonzero(kept)
+        self.steps = len(self.train) // recipe.batch
+        if self.steps == 0:
+            raise ValueError(f"{len(self.train)} training pictures; a batch takes {recipe.batch}: choose a smaller --batch")
+        self.bf16 = precision.bfloat16_pays(self.network, architecture.side, self.device)
+        self.done = 0
+        self.rows: list[dict[str, float]] = []
+
+    def resume(self) -> None:
+        file = self.output / "checkpoint.pt"
+        if not file.exists():
+            return
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        mine = {"recipe": json.dumps(asdict(self.recipe)), "digest": self.pictures.digest}
+        for key, value in mine.items():
+            if state[key] != value:
+                raise ValueError(f"{file} was made with {key} {state[key]}; this run has {value}: choose another --output")
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done, self.rows = state["done"], state["rows"]
+
+    def _save(self) -> None:
+        state = {
+            "recipe": json.dumps(asdict(self.recipe)), "digest": self.pictures.digest, "done": self.done, "rows": self.rows,
+            "network": self.network.state_dict(), "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.output / "checkpoint.part"
+        torch.save(state, part)
+        part.replace(self.output / "checkpoint.pt")
+
+    def epoch(self, epoch: int, progress: report.Progress) -> None:
+        """One pass over the training pictures, then a look at the kept-back ones."""
+        size = self.recipe.sizes[epoch]
+        # Seeded by the epoch, so that a resumed run sees what an unbroken one would.
+        generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch)
+        torch.manual_seed(self.recipe.seed * 100_003 + epoch)
+        order = self.train[torch.randperm(len(self.train), generator=generator).numpy()]
+        task = progress.epoch(epoch + 1, len(self.recipe.sizes), size, self.steps * self.recipe.batch)
+        self.network.train()
+        started, losses, hits = time.monotonic(), 0.0, 0
+        for step in range(self.steps):
+            self._set_rate(epoch * self.steps + step)
+            chosen = np.sort(order[step * self.recipe.batch : (step + 1) * self.recipe.batch])
+            labels = torch.from_numpy(self.pictures.train.labels[chosen]).to(self.device)
+            pixels = random_resized_crop(self._input(self.pictures.train.pixels[chosen]), size, generator)
+            logits = self._forward(self.network, pixels)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self._average(epoch * self.steps + step)
+            losses += loss.item()
+            hits += int((logits.argmax(1) == labels).sum())
+            seen = (step + 1) * self.recipe.batch
+            progress.step(task, seen, losses / (step + 1), hits / seen)
+        seconds = time.monotonic() - started
+        logits, labels = self.logits(self.pictures.train, self.kept)
+        row = {
+            "epoch": epoch + 1, "pixels": size, "loss": round(losses / self.steps, 4), "train_top1": round(hits / seen, 4),
+            "kept_back_top1": round(topk(logits, labels, 1), 4), "kept_back_top5": round(topk(logits, labels, 5), 4),
+            "images_per_s": round(seen / seconds, 1), "seconds": round(seconds, 1),
+        }
+        self.rows.append(row)
+        self.done = epoch + 1
+        self._save()
+        report.write(self.rows, self.output)
+        progress.say(row)
+
+    def _set_rate(self, step: int) -> None:
+        total = self.steps * len(self.recipe.sizes)
+        rise = max(1, round(self.recipe.warm_up * total))
+        share = (step + 1) / rise if step < rise else (total - step) / (total - rise)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate * share
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        decay = min(self.recipe.average, (1 + step) / (10 + step))  # short memory while everything moves
+        for mine, new in zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(new, 1 - decay)
+            else:
+                mine.copy_(new)
+
+    def _input(self, pixels: np.ndarray) -> Tensor:
+        """(N, side, side, 3) uint8 → normalised (N, 3, side, side), channels last."""
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
+        return (tensor.float() - self.mean) / self.std
+
+    def _forward(self, network: nn.Module, pixels: Tensor) -> Tensor:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits: Tensor = network(pixels)
+        return logits.float()
+
+    @torch.no_grad()
+    def logits(self, split: data.Split, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Averaged weights, full size, no augmentation → (N, classes) float32 logits, (N,) labels."""
+        found = [
+            self._forward(self.averaged, self._input(split.pixels[rows[start : start + 500]])).cpu()
+            for start in range(0, len(rows), 500)
+        ]
+        return torch.cat(found), torch.from_numpy(split.labels[rows])
+
+    def finish(self, command: str) -> None:
+        kept, kept_labels = self.logits(self.pictures.train, self.kept)
+        record: dict[str, Any] = {
+            "command": command, "recipe": asdict(self.recipe), "data_digest": self.pictures.digest,
+            "training_pictures": len(self.train), "kept_back_pictures": len(self.kept),
+            "kept_back": {"top1": topk(kept, kept_labels, 1), "top5": topk(kept, kept_labels, 5)},
+            "temperature": fit_temperature(kept, kept_labels),
+            "epochs": self.rows, "hours": round(sum(row["seconds"] for row in self.rows) / 3600, 2),
+            "machine": f"{os.cpu_count()} cores {platform.machine()}, {precision.processor()}, {self.device.type}",
+            "precision": "bfloat16 autocast" if self.bf16 else "float32", "torch": torch.__version__,
+        }
+        if len(self.pictures.validation):
+            logits, labels = self.logits(self.pictures.validation, np.arange(len(self.pictures.validation)))
+            record["validation"] = {"pictures": len(labels), "top1": topk(logits, labels, 1), "top5": topk(logits, labels, 5)}
+        part = self.output / "weights.part"
+        torch.save({name: value.contiguous() for name, value in self.averaged.state_dict().items()}, part)
+        part.replace(self.output / "weights.pth")
+        _write(self.output / "run.json", json.dumps(record, indent=1).encode())
+
+
+def topk(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Share of rows whose label is among the k highest logits, 0 to 1."""
+    k = min(k, logits.shape[1])
+    return float((logits.topk(k, 1).indices == labels[:, None]).any(1).float().mean())
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The divisor of the logits that gives the least cross entropy.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    """
+    logarithm = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logarithm], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(logits / logarithm.exp(), labels)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call, arg-type]
+    return float(logarithm.exp())
+
+
+def _write(file: Path, content: bytes) -> None:
+    part = file.with_suffix(".part")
+    part.write_bytes(content)
+    part.replace(file)
