@@ -30,8 +30,8 @@ def train(source: Path, output: Path, architecture: str, schedule: str, batch: i
     """Train a network; the same command goes on where a run was cut off."""
     from export import train as training
 
-    recipe = training.Recipe(architecture, training.parse_schedule(schedule), batch=batch, rate=rate, seed=seed)
-    training.run(source, output, recipe, cache or output / "cache", command=shlex.join(["python", "-m", "export", *sys.argv[1:]]))
+    hyper = training.Hyperparameters(architecture, training.parse_schedule(schedule), batch=batch, rate=rate, seed=seed)
+    training.run(source, output, hyper, cache or output / "cache", command=shlex.join(["python", "-m", "export", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,8 @@ class Pictures:
     def kept_back(self) -> np.ndarray:
         """(len(train),) bool: the pictures that stay out of training, `KEPT_BACK` a class.
 
-        Chosen by the SHA-256 of their names, so the choice is the same on every machine; a class of
-        fewer than four times that many gives a quarter.
+        Chosen by the SHA-256 of their names below the data set's top, so the choice is the same on every
+        machine; a class of fewer than four times that many gives a quarter.
         """
         chosen = np.zeros(len(self.train), bool)
         order = np.array([hashlib.sha256(name.encode()).hexdigest() for name in self.train.names])
@@ -100,17 +100,32 @@ def load(source: Path, cache: Path, side: int) -> Pictures:
     Raises:
         UnusableData: no known layout, or a picture that can't be decoded; names it.
     """
-    tree = _Zip(source) if source.suffix == ".zip" and source.is_file() else _Folder(source)
+    tree: Tree = _Zip(source) if source.suffix == ".zip" and source.is_file() else _Folder(source)
     names = sorted(tree.names())
-    labels, train, validation = _tiny_imagenet(tree, names) or _class_folders(source, names)
+    top = _top(names)
+    names = [name.removeprefix(top) for name in names if name.startswith(top)]
+
+    def read(name: str) -> bytes:
+        return tree.read(top + name)
+
+    labels, train, validation = _tiny_imagenet(read, names) or _class_folders(source, names)
     digest = hashlib.sha256(json.dumps([labels, train, validation]).encode()).hexdigest()
     folder = cache / f"{digest[:16]}-{side}"
     return Pictures(
         labels=labels,
-        train=_decoded(tree, train, folder / "train.npy", side),
-        validation=_decoded(tree, validation, folder / "validation.npy", side),
+        train=_decoded(read, train, folder / "train.npy", side),
+        validation=_decoded(read, validation, folder / "validation.npy", side),
         digest=digest,
     )
+
+
+def _top(names: list[str]) -> str:
+    """The folder that holds the data set, with its slash: names below it are the same in a folder and in a zip."""
+    markers = [name for name in names if name.rsplit("/", 1)[-1] == "wnids.txt"]
+    if len(markers) == 1:
+        return markers[0].removesuffix("wnids.txt")
+    firsts = {name.split("/")[0] for name in names}
+    return f"{firsts.pop()}/" if len(firsts) == 1 and all(name.count("/") > 1 for name in names) else ""
 
 
 class _Folder:
@@ -143,32 +158,31 @@ class _Zip:
 
 
 Tree = _Folder | _Zip
+Read = Callable[[str], bytes]
 _Layout = tuple[list[Label], list[_Entry], list[_Entry]]
 
 
-def _tiny_imagenet(tree: Tree, names: list[str]) -> _Layout | None:
+def _tiny_imagenet(read: Read, names: list[str]) -> _Layout | None:
     """The layout of Le and Yang's Tiny ImageNet; None if this is something else."""
-    tops = [name.removesuffix("wnids.txt") for name in names if name.rsplit("/", 1)[-1] == "wnids.txt"]
-    if len(tops) != 1:
+    known = set(names)
+    if "wnids.txt" not in known:
         return None
-    (top,) = tops
 
     def lines(name: str) -> list[list[str]]:
-        if top + name not in known:
-            raise UnusableData(f"{top}wnids.txt is there, but {top}{name} is missing")
-        return [line.split("\t") for line in tree.read(top + name).decode().splitlines() if line.strip()]
+        if name not in known:
+            raise UnusableData(f"wnids.txt is there, but {name} is missing")
+        return [line.split("\t") for line in read(name).decode().splitlines() if line.strip()]
 
-    known = set(names)
     wnids = [line[0].strip() for line in lines("wnids.txt")]
     words = {line[0]: line[1].split(",")[0].strip() for line in lines("words.txt")}
     labels = [Label(wnid, words.get(wnid, wnid)) for wnid in wnids]
     rows = {wnid: row for row, wnid in enumerate(wnids)}
     train = []
     for name in names:
-        parts = name.removeprefix(top).split("/")
+        parts = name.split("/")
         if parts[0] == "train" and len(parts) == 4 and parts[1] in rows and _is_picture(name):
             train.append(_Entry(name, rows[parts[1]]))
-    validation = [_Entry(f"{top}val/images/{line[0]}", rows[line[1]]) for line in lines("val/val_annotations.txt")]
+    validation = [_Entry(f"val/images/{line[0]}", rows[line[1]]) for line in lines("val/val_annotations.txt")]
     missing = [entry.name for entry in validation if entry.name not in known]
     if missing or not train:
         raise UnusableData(f"{len(train)} training pictures found, {len(missing)} validation pictures missing")
@@ -199,7 +213,7 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(_PICTURES)
 
 
-def _decoded(tree: Tree, entries: list[_Entry], file: Path, side: int) -> Split:
+def _decoded(read: Read, entries: list[_Entry], file: Path, side: int) -> Split:
     """Map the decoded pictures of `entries`, decoding them first if `file` is missing."""
     labels = np.array([entry.row for entry in entries], np.int64)
     names = [entry.name for entry in entries]
@@ -215,7 +229,7 @@ def _decoded(tree: Tree, entries: list[_Entry], file: Path, side: int) -> Split:
             pixels = np.lib.format.open_memmap(half, "w+", np.uint8, (len(entries), side, side, 3))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 for start in range(0, len(entries), 1024):
-                    part = [(entry.name, tree.read(entry.name)) for entry in entries[start : start + 1024]]
+                    part = [(entry.name, read(entry.name)) for entry in entries[start : start + 1024]]
                     pixels[start : start + len(part)] = list(pool.map(lambda item: _square(*item, side), part))
             pixels.flush()
             half.replace(file)  # a reader sees all pictures or no file

@@ -22,7 +22,7 @@ from export.augment import random_resized_crop
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Hyperparameters:
     """Everything that decides what a run gives, besides the pictures.
 
     Attributes:
@@ -63,7 +63,7 @@ def parse_schedule(text: str) -> tuple[tuple[int, int], ...]:
     return parts
 
 
-def run(source: Path, output: Path, recipe: Recipe, cache: Path, command: str) -> None:
+def run(source: Path, output: Path, hyper: Hyperparameters, cache: Path, command: str) -> None:
     """Train to the end of the schedule, going on from `output/checkpoint.pt` where there is one.
 
     Leaves in `output`: `weights.pth` (averaged weights), `labels.json`, `run.json` (provenance),
@@ -71,40 +71,40 @@ def run(source: Path, output: Path, recipe: Recipe, cache: Path, command: str) -
 
     Raises:
         data.UnusableData: the pictures can't be read.
-        ValueError: the checkpoint there belongs to another recipe or other pictures.
+        ValueError: the checkpoint there belongs to other hyperparameters or other pictures.
     """
     output.mkdir(parents=True, exist_ok=True)
-    architecture = find(recipe.architecture)
+    architecture = find(hyper.architecture)
     pictures = data.load(source, cache, architecture.side)
-    trainer = _Trainer(recipe, architecture, pictures, output)
+    trainer = _Trainer(hyper, architecture, pictures, output)
     _write(output / "labels.json", json.dumps([label._asdict() for label in pictures.labels], indent=0).encode())
     trainer.resume()
     with report.progress() as progress:
-        for epoch in range(trainer.done, len(recipe.sizes)):
+        for epoch in range(trainer.done, len(hyper.sizes)):
             trainer.epoch(epoch, progress)
     trainer.finish(command)
 
 
 class _Trainer:
-    def __init__(self, recipe: Recipe, architecture: Architecture, pictures: data.Pictures, output: Path) -> None:
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.pictures, self.output = recipe, pictures, output
+    def __init__(self, hyper: Hyperparameters, architecture: Architecture, pictures: data.Pictures, output: Path) -> None:
+        torch.manual_seed(hyper.seed)
+        self.hyper, self.pictures, self.output = hyper, pictures, output
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = architecture.build(len(pictures.labels)).to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).eval()
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]  # biases and normalisation
         self.optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others}],
-            lr=recipe.rate, momentum=recipe.momentum, nesterov=True,
+            [{"params": decayed, "weight_decay": hyper.weight_decay}, {"params": others}],
+            lr=hyper.rate, momentum=hyper.momentum, nesterov=True,
         )
         self.mean = torch.tensor(architecture.mean, device=self.device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(architecture.std, device=self.device).view(1, 3, 1, 1) * 255
         kept = pictures.kept_back()
         (self.train,), (self.kept,) = np.nonzero(~kept), np.nonzero(kept)
-        self.steps = len(self.train) // recipe.batch
+        self.steps = len(self.train) // hyper.batch
         if self.steps == 0:
-            raise ValueError(f"{len(self.train)} training pictures; a batch takes {recipe.batch}: choose a smaller --batch")
+            raise ValueError(f"{len(self.train)} training pictures; a batch takes {hyper.batch}: choose a smaller --batch")
         self.bf16 = precision.bfloat16_pays(self.network, architecture.side, self.device)
         self.done = 0
         self.rows: list[dict[str, float]] = []
@@ -114,7 +114,7 @@ class _Trainer:
         if not file.exists():
             return
         state = torch.load(file, map_location=self.device, weights_only=True)
-        mine = {"recipe": json.dumps(asdict(self.recipe)), "digest": self.pictures.digest}
+        mine = {"hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.digest}
         for key, value in mine.items():
             if state[key] != value:
                 raise ValueError(f"{file} was made with {key} {state[key]}; this run has {value}: choose another --output")
@@ -125,7 +125,7 @@ class _Trainer:
 
     def _save(self) -> None:
         state = {
-            "recipe": json.dumps(asdict(self.recipe)), "digest": self.pictures.digest, "done": self.done, "rows": self.rows,
+            "hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.digest, "done": self.done, "rows": self.rows,
             "network": self.network.state_dict(), "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -135,28 +135,28 @@ class _Trainer:
 
     def epoch(self, epoch: int, progress: report.Progress) -> None:
         """One pass over the training pictures, then a look at the kept-back ones."""
-        size = self.recipe.sizes[epoch]
+        size = self.hyper.sizes[epoch]
         # Seeded by the epoch, so that a resumed run sees what an unbroken one would.
-        generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch)
-        torch.manual_seed(self.recipe.seed * 100_003 + epoch)
+        generator = torch.Generator().manual_seed(self.hyper.seed * 100_003 + epoch)
+        torch.manual_seed(self.hyper.seed * 100_003 + epoch)
         order = self.train[torch.randperm(len(self.train), generator=generator).numpy()]
-        task = progress.epoch(epoch + 1, len(self.recipe.sizes), size, self.steps * self.recipe.batch)
+        task = progress.epoch(epoch + 1, len(self.hyper.sizes), size, self.steps * self.hyper.batch)
         self.network.train()
         started, losses, hits = time.monotonic(), 0.0, 0
         for step in range(self.steps):
             self._set_rate(epoch * self.steps + step)
-            chosen = np.sort(order[step * self.recipe.batch : (step + 1) * self.recipe.batch])
+            chosen = np.sort(order[step * self.hyper.batch : (step + 1) * self.hyper.batch])
             labels = torch.from_numpy(self.pictures.train.labels[chosen]).to(self.device)
             pixels = random_resized_crop(self._input(self.pictures.train.pixels[chosen]), size, generator)
             logits = self._forward(self.network, pixels)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.smoothing)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.hyper.smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self._average(epoch * self.steps + step)
             losses += loss.item()
             hits += int((logits.argmax(1) == labels).sum())
-            seen = (step + 1) * self.recipe.batch
+            seen = (step + 1) * self.hyper.batch
             progress.step(task, seen, losses / (step + 1), hits / seen)
         seconds = time.monotonic() - started
         logits, labels = self.logits(self.pictures.train, self.kept)
@@ -172,15 +172,15 @@ class _Trainer:
         progress.say(row)
 
     def _set_rate(self, step: int) -> None:
-        total = self.steps * len(self.recipe.sizes)
-        rise = max(1, round(self.recipe.warm_up * total))
+        total = self.steps * len(self.hyper.sizes)
+        rise = max(1, round(self.hyper.warm_up * total))
         share = (step + 1) / rise if step < rise else (total - step) / (total - rise)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate * share
+            group["lr"] = self.hyper.rate * share
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
-        decay = min(self.recipe.average, (1 + step) / (10 + step))  # short memory while everything moves
+        decay = min(self.hyper.average, (1 + step) / (10 + step))  # short memory while everything moves
         for mine, new in zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True):
             if mine.is_floating_point():
                 mine.lerp_(new, 1 - decay)
@@ -210,7 +210,7 @@ class _Trainer:
     def finish(self, command: str) -> None:
         kept, kept_labels = self.logits(self.pictures.train, self.kept)
         record: dict[str, Any] = {
-            "command": command, "recipe": asdict(self.recipe), "data_digest": self.pictures.digest,
+            "command": command, "hyperparameters": asdict(self.hyper), "data_digest": self.pictures.digest,
             "training_pictures": len(self.train), "kept_back_pictures": len(self.kept),
             "kept_back": {"top1": topk(kept, kept_labels, 1), "top5": topk(kept, kept_labels, 5)},
             "temperature": fit_temperature(kept, kept_labels),
@@ -248,7 +248,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call, arg-type]
-    return float(logarithm.exp())
+    return float(logarithm.detach().exp())
 
 
 def _write(file: Path, content: bytes) -> None:

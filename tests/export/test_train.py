@@ -1,0 +1,100 @@
+"""Training: it learns, it resumes, it says what it did."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from export import precision, train
+
+HYPER = train.Hyperparameters("alexnet64", ((32, 8), (64, 8)), batch=16, rate=0.02)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    """Two classes that differ in their stripes: 40 drawn training pictures and 10 for validation each."""
+    folder = tmp_path_factory.mktemp("shapes")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 40), ("val", 10)):
+        for name, axis in (("rows", 0), ("columns", 1)):
+            for n in range(count):
+                stripes = (np.arange(64) + random.integers(16)) // 8 % 2 * 160 + 40
+                pixels = np.broadcast_to(np.expand_dims(stripes, 1 - axis), (64, 64))[..., None] + random.integers(0, 40, (64, 64, 3))
+                file = folder / part / name / f"{n}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(file)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _single_precision(monkeypatch):
+    """Which precision is faster may differ from one timing to the next; the results below must not."""
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda *_: False)
+
+
+def test_training_learns_and_records_where_its_result_comes_from(shapes, tmp_path):
+    """Provenance that is missing something can't be repeated."""
+    train.run(shapes, tmp_path / "run", HYPER, tmp_path / "cache", "python -m export train")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["validation"]["pictures"] == 20
+    assert record["validation"]["top1"] >= 0.9
+    assert record["hyperparameters"]["seed"] == 1
+    assert record["kept_back_pictures"] == 20
+    assert record["training_pictures"] == 60
+    assert [row["pixels"] for row in record["epochs"]] == [32] * 8 + [64] * 8
+    assert (tmp_path / "run" / "epochs.csv").read_text().count("\n") == 17
+    with Image.open(tmp_path / "run" / "curve.png") as curve:
+        assert curve.size[0] > 500
+    labels = json.loads((tmp_path / "run" / "labels.json").read_text())
+    assert [label["label"] for label in labels] == ["columns", "rows"]
+
+
+def test_a_run_cut_off_and_resumed_ends_with_the_same_weights(shapes, tmp_path, monkeypatch):
+    """Long runs are cut off; what resuming changes would be nobody's recipe."""
+    hyper = train.Hyperparameters("alexnet64", ((32, 2), (64, 1)), batch=16)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train.run(shapes, whole, hyper, tmp_path / "cache", "")
+    epoch = train._Trainer.epoch
+
+    def stopped(self, number, progress):
+        if number == 1:
+            raise KeyboardInterrupt
+        epoch(self, number, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Trainer, "epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(shapes, cut, hyper, tmp_path / "cache", "")
+    assert not (cut / "weights.pth").exists()
+    train.run(shapes, cut, hyper, tmp_path / "cache", "")
+    one, two = (torch.load(folder / "weights.pth", weights_only=True) for folder in (whole, cut))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_checkpoint_of_another_run_is_refused(shapes, tmp_path):
+    """Going on with other hyperparameters would give a model whose record lies."""
+    short = train.Hyperparameters("alexnet64", ((32, 1),), batch=16)
+    train.run(shapes, tmp_path / "run", short, tmp_path / "cache", "")
+    other = train.Hyperparameters("alexnet64", ((32, 1),), batch=16, rate=0.1)
+    with pytest.raises(ValueError, match="choose another --output"):
+        train.run(shapes, tmp_path / "run", other, tmp_path / "cache", "")
+
+
+@pytest.mark.parametrize("text", ["", "32", "32x", "x4", "32x0", "32x5;64x3", "axb"])
+def test_a_schedule_that_makes_no_sense_is_refused(text):
+    """The message shows what a schedule looks like."""
+    with pytest.raises(ValueError, match="expected PIXELSxEPOCHS"):
+        train.parse_schedule(text)
+
+
+def test_the_temperature_undoes_a_known_scale():
+    """Labels drawn from softmax(z) and logits 3 z call for a temperature of 3."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(20_000, 5, generator=generator) * 2
+    labels = torch.multinomial(true.softmax(1), 1, generator=generator)[:, 0]
+    assert train.fit_temperature(true * 3, labels) == pytest.approx(3, rel=0.05)
