@@ -1,0 +1,4 @@
+"""The running service: a picture in, labels out.
+
+Floors and what may import what: `service/README.md`.
+"""

@@ -1,0 +1,200 @@
+"""What a model says of itself: input, preprocessing, labels, temperature, layers and golden examples.
+
+Four JSON texts that travel inside the model file (`quadrant.recipe`, `.labels`, `.golden`, `.layers`), parsed and
+validated. Knows nothing of ONNX, files or pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from service.problems import StartError
+
+FORMAT = 1
+LEAST_GOLDEN = 4
+LARGEST_SIDE = 4096  # px; beyond that a batch of inputs no longer fits in the memory of ordinary machines
+
+Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+T = TypeVar("T")
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Size of the picture that the network takes, in pixels."""
+
+    height: Side
+    width: Side
+
+
+class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From an upright RGB picture to the input.
+
+    Attributes:
+        resize: pixels of the shorter side before the crop.
+        mode: `exact` decodes the whole picture, resizes, then crops, as the usual reference does, bit for bit;
+            `fast` does it in one step and lets JPEG decode at a fraction of its size.
+        mean, std: a channel (red, green, blue), on the scale from 0 to 1; applied inside the graph.
+    """
+
+    resize: Side
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    crop: Literal["center"] = "center"
+    mode: Literal["exact", "fast"] = "exact"
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `quadrant.recipe` of a model.
+
+    Attributes:
+        format: version of this structure; only 1 exists.
+        temperature: by which the logits are divided inside the graph before the softmax.
+        provenance: where the weights come from; free keys, for people.
+    """
+
+    format: int
+    name: Name
+    input: Input
+    preprocessing: Preprocessing
+    description: str = ""
+    architecture: str = ""
+    temperature: float = 1.0
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    provenance: dict[str, Any] = {}
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Recipe:
+        """Read and check the JSON text.
+
+        Raises:
+            StartError: not JSON, an unknown format, a missing or unknown key, or a value out of range.
+        """
+        found = _decode(text, _Format, "quadrant.recipe").format
+        if found != FORMAT:
+            raise StartError(f"quadrant.recipe has format {found}; this Quadrant reads format {FORMAT}: export the model again")
+        recipe = _decode(text, cls, "quadrant.recipe")
+        _check(recipe)
+        return recipe
+
+    def dump(self) -> str:
+        """The JSON text."""
+        return msgspec.json.encode(self).decode()
+
+    def in_words(self) -> str:
+        """What happens to a picture, in one sentence for people."""
+        p, width, height = self.preprocessing, self.input.width, self.input.height
+        steps = f"shorter side to {p.resize} px ({p.interpolation}), centre {width} × {height} cut out"
+        mean, std = (", ".join(f"{value:.4g}" for value in row) for row in (p.mean, p.std))
+        return f"{steps} ({p.mode}), (x / 255 - ({mean})) / ({std}), logits / {self.temperature:g}, softmax"
+
+
+class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row of the output: a stable id (the wnid for ImageNet) and a name for people."""
+
+    id: str
+    label: str
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A drawn picture as PNG bytes (base64 in JSON) and the probabilities that the model gave when it was exported."""
+
+    png: bytes
+    probabilities: tuple[float, ...]
+
+
+class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row of the layer table; sizes as (height, width), padding as (top, left, bottom, right)."""
+
+    name: str
+    type: str
+    filter: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    padding: tuple[int, int, int, int] | None
+    depth: int | None
+    output: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def parse_labels(text: str | bytes) -> tuple[Label, ...]:
+    """The labels, one a row of the output.
+
+    Raises:
+        StartError: not such a list, empty, or an id that occurs twice.
+    """
+    labels = _decode(text, tuple[Label, ...], "quadrant.labels")
+    if not labels:
+        raise StartError("quadrant.labels is an empty list; expected one entry a class")
+    seen: set[str] = set()
+    for row, label in enumerate(labels):
+        if label.id in seen:
+            raise StartError(f'quadrant.labels has the id "{label.id}" twice, again at row {row}; expected each id once')
+        seen.add(label.id)
+    return labels
+
+
+def parse_golden(text: str | bytes, classes: int) -> tuple[Golden, ...]:
+    """The golden examples.
+
+    Raises:
+        StartError: too few, or probabilities that are not `classes` numbers from 0 to 1 with the sum 1.
+    """
+    golden = _decode(text, tuple[Golden, ...], "quadrant.golden")
+    if len(golden) < LEAST_GOLDEN:
+        raise StartError(f"quadrant.golden has {len(golden)} pictures; expected at least {LEAST_GOLDEN}")
+    for row, example in enumerate(golden):
+        found = example.probabilities
+        if len(found) != classes:
+            raise StartError(f"golden picture {row} has {len(found)} probabilities; the labels are {classes}")
+        if not all(0 <= value <= 1 for value in found) or abs(sum(found) - 1) > 1e-2:  # fp16 sums are that loose
+            raise StartError(f"golden picture {row} has probabilities with the sum {sum(found):.4f}; expected 1, each from 0 to 1")
+    return golden
+
+
+def parse_layers(text: str | bytes) -> tuple[Layer, ...]:
+    """The layer table; may be empty for a graph whose layers could not be told.
+
+    Raises:
+        StartError: not such a list.
+    """
+    return _decode(text, tuple[Layer, ...], "quadrant.layers")
+
+
+def dump(rows: Any) -> str:
+    """The JSON text of labels, golden examples or layers, as the functions above read it."""
+    return msgspec.json.encode(rows).decode()
+
+
+def _decode(text: str | bytes, shape: type[T], key: str) -> T:
+    try:
+        return msgspec.json.decode(text, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error) as error:
+        raise StartError(f"{key} can't be read: {error}") from error
+
+
+def _check(recipe: Recipe) -> None:
+    p = recipe.preprocessing
+    if (least := max(recipe.input.height, recipe.input.width)) > p.resize:
+        raise StartError(f"recipe resizes the shorter side to {p.resize} px; expected at least {least}, the input's longer side")
+    numbers = {"mean": p.mean, "std": p.std, "temperature": (recipe.temperature,)}
+    for name, values in numbers.items():
+        if not all(map(math.isfinite, values)):
+            raise StartError(f"recipe has {name} {list(values)}; expected finite numbers")
+    if min(p.std) <= 0 or recipe.temperature <= 0:
+        raise StartError(f"recipe has std {list(p.std)} and temperature {recipe.temperature:g}; expected both above 0")
+
+
+def encode_png(png: bytes) -> str:
+    """PNG bytes as the base64 that `quadrant.golden` holds, for writers of plain JSON."""
+    return base64.b64encode(png).decode()
