@@ -46,7 +46,7 @@ def _lines(*_: Any) -> structlog.PrintLogger:
 
 def get(name: str) -> Any:
     """The log of one module: `log = logs.get(__name__)`; then `log.info("batch_done", images=3)`."""
-    return structlog.get_logger(logger=name)
+    return structlog.get_logger(module=name)
 
 
 def begin_request(request_id: str | None, traceparent: str | None = None) -> str:
