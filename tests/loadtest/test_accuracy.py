@@ -50,7 +50,7 @@ def lay(folder: Path, bodies: dict[str, str]) -> Path:
 
 def ask(folder: Path, url: str, *options: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, ["--data", str(folder), "--url", url, *options])
-    return result.exit_code, result.output
+    return result.exit_code, result.stdout or result.stderr
 
 
 def test_the_best_and_the_five_best_are_counted(tmp_path, url):
