@@ -1,0 +1,195 @@
+"""A bare ONNX classifier from anywhere becomes a self-describing one: the service's front and end wrapped around its graph."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, helper
+
+from export import folder, graph, labels, package, verify, weights
+from export.graph import UnusableModel
+from service.recipe import Recipe
+
+OLDEST_OPSET = 7  # before it, subtraction doesn't spread along axes
+USUAL_MARGIN = 256 / 224  # short side before the crop, relative to the input: what ImageNet's networks are evaluated with
+SURE = 1e-3  # by how much the sum of probabilities may miss 1
+
+
+@dataclass(frozen=True)
+class Bare:
+    """What a graph doesn't say of itself.
+
+    Attributes:
+        layout: order of the input's axes; told from the shape where it is None.
+        outputs: what the graph ends in; found by asking it where it is None.
+        bgr: blue comes first.
+        head: name of the output, where there are several.
+    """
+
+    layout: Literal["nchw", "nhwc"] | None = None
+    outputs: Literal["logits", "probabilities"] | None = None
+    bgr: bool = False
+    head: str | None = None
+
+
+def annotate(file: Path, labels_file: Path, wishes: package.Wishes, bare: Bare, real: Path | None = None) -> verify.Agreement:
+    """Bare model + labels + normalisation → `wishes.output/model.onnx`, verified against the bare one.
+
+    Args:
+        wishes: `mean` and `std` are needed; `size` where the graph leaves it open.
+        real: folder of pictures to verify on, besides drawn ones.
+    Raises:
+        Refusal: one line with what was found and what was expected; nothing has been written.
+    """
+    folder.check(wishes.output)
+    words = labels.read(labels_file)
+    model = load(file)
+    if wishes.mean is None or wishes.std is None:
+        raise package.UnusableRecipe("mean and std were not given; expected those that the network was trained with")
+    graph.tidy(model)
+    _choose_output(model, bare.head)
+    channels_last, height, width = _input(model, bare, wishes.size)
+    front = graph.Front(height, width, wishes.mean, wishes.std, channels_last, bare.bgr)
+    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    temperature = package.temperature(wishes)
+    provenance = {
+        **wishes.provenance, "annotated": {"file": file.name, "sha256": weights.digest(file)},
+        "exported_by": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
+    }
+    described = package.recipe(
+        replace(wishes, provenance=provenance), model.graph.name or "unknown", front,
+        wishes.resize or round(max(height, width) * USUAL_MARGIN), temperature, "fp16" if half else "fp32",
+    )
+    ask, logits_known = _original(model, file, front)
+    outputs = bare.outputs or ("logits" if logits_known else _kind(ask, described, file))
+    graph.free_batch(model)
+    logits = graph.wrap(model, front, temperature, outputs_probabilities=outputs == "probabilities" and not logits_known)
+
+    def reference(pixels: verify.Pixels) -> verify.Scores:
+        found = ask(pixels)
+        if outputs == "probabilities" and not logits_known:
+            with np.errstate(divide="ignore"):  # log 0 is fine: it becomes 0 again
+                return verify.Scores(None, verify.softmax(np.log(found), temperature))
+        return verify.Scores(found, verify.softmax(found, temperature))
+
+    compared = logits if outputs == "logits" or logits_known else None
+    return package.publish(model, compared, described, words, reference, real, wishes.output)
+
+
+def load(file: Path) -> ModelProto:
+    """Read an ONNX file with its external weights, if it is a bare one.
+
+    Raises:
+        UnusableModel: unreadable, no ONNX, too old, or self-describing already.
+    """
+    try:
+        model = onnx.load(file)
+    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise UnusableModel(f"{file} can't be read as ONNX ({reason}); expected a classifier in one .onnx file") from error
+    if not model.graph.node or not model.graph.output:
+        raise UnusableModel(f"{file} holds no graph; expected an ONNX classifier")
+    if any(prop.key == "quadrant.recipe" for prop in model.metadata_props):
+        raise UnusableModel(f"{file} describes itself already; expected a bare ONNX classifier")
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < OLDEST_OPSET:
+        raise UnusableModel(f"{file} is written in opset {opset}; expected {OLDEST_OPSET} or later: onnx.version_converter can raise it")
+    return model
+
+
+def _choose_output(model: ModelProto, head: str | None) -> None:
+    outputs = {output.name: output for output in model.graph.output}
+    if head is None and len(outputs) > 1:
+        raise UnusableModel(f"model has {len(outputs)} outputs ({', '.join(outputs)}); expected one: choose it with --head")
+    if head is not None and head not in outputs:
+        raise UnusableModel(f"model has no output {head!r}; expected one of {', '.join(outputs)}")
+    chosen = outputs[head] if head else next(iter(outputs.values()))
+    kept = onnx.ValueInfoProto()
+    kept.CopyFrom(chosen)
+    del model.graph.output[:]
+    model.graph.output.append(kept)
+
+
+def _input(model: ModelProto, bare: Bare, size: tuple[int, int] | None) -> tuple[bool, int, int]:
+    """Whether channels come last, height and width."""
+    if len(model.graph.input) != 1:
+        found = ", ".join(value.name for value in model.graph.input)
+        raise UnusableModel(f"model has {len(model.graph.input)} inputs ({found}); expected one, of pictures")
+    (value,) = model.graph.input
+    tensor = value.type.tensor_type
+    shape = [dim.dim_value for dim in tensor.shape.dim]  # 0 where open
+    shown = f"{TensorProto.DataType.Name(tensor.elem_type).lower()} ({', '.join(str(side or '?') for side in shape)})"
+    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16) or len(shape) != 4:
+        raise UnusableModel(f"model input {value.name!r} is {shown}; expected float32 (batch, 3, height, width) or (batch, height, width, 3)")
+    last = bare.layout == "nhwc" if bare.layout else shape[3] == 3 and shape[1] != 3
+    if shape[3 if last else 1] not in (0, 3) or not (bare.layout or 3 in (shape[1], shape[3])):
+        raise UnusableModel(f"model input {value.name!r} is {shown}; expected 3 channels, first or last: --layout says which where it is open")
+    sides = shape[1:3] if last else shape[2:4]
+    if not all(sides) and size is None:
+        raise UnusableModel(f"model input {value.name!r} is {shown}, its size left open; expected --size")
+    if size and any(side not in (0, asked) for side, asked in zip(sides, size, strict=True)):
+        raise UnusableModel(f"model input {value.name!r} is {shown}; --size asks for {size[0]} × {size[1]} (height × width): expected its own")
+    height, width = size or (sides[0], sides[1])
+    return last, height, width
+
+
+def _original(model: ModelProto, file: Path, front: graph.Front) -> tuple[Callable[[verify.Pixels], verify.Array], bool]:
+    """A function that asks the bare graph, one fixed batch after the other, and whether it answers with logits for sure.
+
+    The input of a last Softmax is asked instead of its output.
+    """
+    asked = ModelProto()
+    asked.CopyFrom(model)
+    (output,) = asked.graph.output
+    last = next((node for node in asked.graph.node if output.name in node.output), None)
+    logits_known = last is not None and last.op_type == "Softmax"
+    if last is not None and logits_known:
+        name = last.input[0]
+        asked.graph.output.append(helper.make_tensor_value_info(name, output.type.tensor_type.elem_type, None))
+    else:
+        name = output.name
+    (source,) = asked.graph.input
+    batch = source.type.tensor_type.shape.dim[0].dim_value
+    dtype = np.float16 if source.type.tensor_type.elem_type == TensorProto.FLOAT16 else np.float32
+    try:
+        runner = verify.session(asked.SerializeToString())
+    except Exception as error:  # ONNX Runtime has no common class for what it refuses
+        raise UnusableModel(f"ONNX Runtime can't run {file} ({str(error).strip().splitlines()[0][:300]})") from error
+
+    def ask(pixels: verify.Pixels) -> verify.Array:
+        values = (pixels.astype(np.float64) / 255 - front.mean) / front.std  # (N, height, width, 3)
+        values = (values[..., ::-1] if front.bgr else values).astype(dtype)
+        values = values if front.channels_last else values.transpose(0, 3, 1, 2)
+        step, rows = batch or len(values), []
+        for start in range(0, len(values), step):
+            part = values[start : start + step]
+            filled = np.concatenate([part, np.zeros((step - len(part), *part.shape[1:]), dtype)])
+            try:
+                (found,) = runner.run([name], {source.name: filled})
+            except Exception as error:
+                raise UnusableModel(f"{file} can't be run on {values.shape[1:]} ({str(error).strip().splitlines()[0][:300]})") from error
+            rows.append(np.asarray(found, np.float32).reshape(step, -1)[: len(part)])
+        return np.concatenate(rows)
+
+    return ask, logits_known
+
+
+def _kind(ask: Callable[[verify.Pixels], verify.Array], described: Recipe, file: Path) -> Literal["logits", "probabilities"]:
+    """Whether the answers to drawn pictures are probabilities."""
+    drawn, _ = package.pictures(described, None)
+    answers = ask(verify.prepare(drawn, described))
+    if answers.min() < 0 or answers.max() > 1:
+        return "logits"
+    if np.abs(answers.sum(axis=1) - 1).max() < SURE:
+        return "probabilities"
+    raise UnusableModel(
+        f"{file} answers with values from {answers.min():.2g} to {answers.max():.2g} that sum to {answers.sum(axis=1).mean():.3g}; "
+        "expected logits, or probabilities that sum to 1: --outputs says which"
+    )

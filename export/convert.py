@@ -1,0 +1,118 @@
+"""A trained network becomes a model that the service can serve, or nothing is written."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import io
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import nn
+from torch.nn.utils import fusion
+
+from export import folder, graph, labels, package, verify, weights
+from export.refusal import Refusal
+from export.architectures import Architecture, UnknownArchitecture, find
+
+OPSET = 17
+
+
+class Unconvertible(Refusal):
+    """The network can't be exported as asked for; one line says why."""
+
+
+def convert(architecture: str, weights_file: Path, labels_file: Path, wishes: package.Wishes, real: Path | None = None) -> verify.Agreement:
+    """Checkpoint + labels → `wishes.output/model.onnx`, verified against PyTorch.
+
+    Args:
+        real: folder of pictures to verify on, besides drawn ones.
+    Raises:
+        Refusal: one line with what was found and what was expected; nothing has been written.
+    """
+    folder.check(wishes.output)
+    try:
+        design = find(architecture)
+    except UnknownArchitecture as error:
+        raise Unconvertible(str(error)) from error
+    words = labels.read(labels_file)
+    network = design.build(len(words))
+    weights.load(network, weights.read(weights_file), weights_file, len(words))
+    network.eval().requires_grad_(False)
+
+    height, width = wishes.size or (design.side, design.side)
+    front = graph.Front(height, width, wishes.mean or design.mean, wishes.std or design.std)
+    temperature = package.temperature(wishes)
+    provenance = {
+        **wishes.provenance,
+        "weights": {"file": weights_file.name, "sha256": weights.digest(weights_file)},
+        "exported_by": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
+    }
+    described = package.recipe(
+        replace(wishes, provenance=provenance), architecture, front, wishes.resize or design.resize, temperature, "fp32"
+    )
+    model = to_onnx(network, design, height, width)
+    graph.tidy(model)
+    logits = graph.wrap(model, front, temperature)
+
+    def reference(pixels: verify.Pixels) -> verify.Scores:
+        found = network(_normalise(pixels, front)).numpy()
+        return verify.Scores(found, verify.softmax(found, temperature))
+
+    return package.publish(model, logits, described, words, reference, real, wishes.output)
+
+
+def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -> ModelProto:
+    """The network's graph: float32 (batch, 3, height, width) in, logits (batch, classes) out; normalisation folded.
+
+    Raises:
+        Unconvertible: the network doesn't take pictures of that size.
+    """
+    folded = fold(network)
+    example = torch.zeros(1, 3, height, width)
+    stream = io.BytesIO()
+    try:
+        folded(example)
+        with warnings.catch_warnings():
+            # The exporter that warns is the one without a further dependency; its graph is proven like any other.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                folded, (example,), stream, dynamo=False, opset_version=OPSET, input_names=["network_input"], output_names=["logits"],
+                dynamic_axes={"network_input": {0: "batch"}, "logits": {0: "batch"}},
+            )
+    except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Unconvertible(
+            f"{design.name} can't take pictures of {height} × {width} ({reason}); it was designed for {design.side} × {design.side}"
+        ) from error
+    model = onnx.load_from_string(stream.getvalue())
+    model.graph.name = design.name
+    return model
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """A copy with batch normalisation folded into the layer before it, in double precision; names of layers are kept."""
+    folded = copy.deepcopy(network).double()
+    for module in folded.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index in range(len(module) - 1):
+            first, second = module[index], module[index + 1]
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                module[index], module[index + 1] = fusion.fuse_conv_bn_eval(first, second), nn.Identity()
+            elif isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
+                module[index], module[index + 1] = fusion.fuse_linear_bn_eval(first, second), nn.Identity()
+    return folded.float().eval()
+
+
+@torch.inference_mode()
+def _normalise(pixels: verify.Pixels, front: graph.Front) -> torch.Tensor:
+    """(N, height, width, 3) uint8 → (N, 3, height, width) float32, as torchvision's ToTensor and Normalize do it."""
+    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (front.mean, front.std))
+    return (planes - mean) / std
