@@ -1,0 +1,168 @@
+"""Opens a model on disk: what it says of itself, its digests, its weights confined to its folder.
+
+Makes no session; `engine.py` does that. Knows of protocol buffers what `protobuf.py` knows, and no ONNX package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from service import protobuf, recipe
+from service.problems import StartError
+from service.recipe import Golden, Label, Layer, Recipe
+
+# Field numbers of onnx.proto.
+_GRAPH, _METADATA = 7, 14  # ModelProto
+_INITIALIZER = 5  # GraphProto
+_NAME, _RAW, _EXTERNAL, _LOCATION = 8, 9, 13, 14  # TensorProto
+_TYPED_DATA = frozenset({4, 5, 6, 7, 10, 11})  # TensorProto: float_data, int32_data, string_data, int64_data, …
+_IN_OTHER_FILE = 1  # TensorProto.DataLocation.EXTERNAL
+
+WAY_OUT = 'run "python -m export annotate"'
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A self-describing model, read and checked.
+
+    Attributes:
+        path: the ONNX file.
+        labels: one a row of the output.
+        digest: SHA-256 (hex) of the ONNX file, in which the SHA-256 of the weights stands too.
+        weights_sha256: SHA-256 (hex) over the bytes of all initialisers in the graph's order, wherever they lie.
+        weights_bytes: their number.
+        external: some of them lie in another file of the folder.
+    """
+
+    path: Path
+    recipe: Recipe
+    labels: tuple[Label, ...]
+    golden: tuple[Golden, ...]
+    layers: tuple[Layer, ...]
+    digest: str
+    weights_sha256: str
+    weights_bytes: int
+    external: bool
+
+    @classmethod
+    def open(cls, path: Path) -> ModelFile:
+        """Read a model's description and hold its weights against the digest that it carries.
+
+        Raises:
+            StartError: not a file, not ONNX, not self-describing, damaged, or with weights outside its folder.
+        """
+        with ExitStack() as files:
+            content = files.enter_context(_mapped(path))
+            try:
+                said = protobuf.pairs(protobuf.views(content, _METADATA))
+                weights = _Weights(path, files)
+                for graph in protobuf.views(content, _GRAPH):
+                    for tensor in protobuf.views(graph, _INITIALIZER):
+                        weights.add(tensor)
+            except protobuf.Malformed as error:
+                raise StartError(f"{path} is no ONNX file: {error}") from error
+            missing = [key for key in ("recipe", "labels", "golden", "sha256") if f"quadrant.{key}" not in said]
+            if missing:
+                keys = " and ".join(f"quadrant.{key}" for key in missing)
+                raise StartError(f"{path} is a bare model, without {keys}; expected a self-describing one: {WAY_OUT}")
+            if (claimed := said["quadrant.sha256"]) != (found := weights.sha256.hexdigest()):
+                raise StartError(f"{path}: the weights have SHA-256 {found}; expected {claimed}: damaged or mixed up, copy it again")
+            try:
+                labels = recipe.parse_labels(said["quadrant.labels"])
+                return cls(
+                    path=path,
+                    recipe=Recipe.parse(said["quadrant.recipe"]),
+                    labels=labels,
+                    golden=recipe.parse_golden(said["quadrant.golden"], len(labels)),
+                    layers=recipe.parse_layers(said.get("quadrant.layers", "[]")),
+                    digest=hashlib.sha256(content).hexdigest(),
+                    weights_sha256=found,
+                    weights_bytes=weights.size,
+                    external=weights.external,
+                )
+            except StartError as error:
+                raise StartError(f"{path}: {error}") from error
+
+    def read(self) -> bytes:
+        """The bytes of the ONNX file, once more.
+
+        Raises:
+            StartError: they are no longer those that were opened.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise StartError(f"{self.path} can't be read: {error.strerror}") from error
+        if (found := hashlib.sha256(content).hexdigest()) != self.digest:
+            raise StartError(f"{self.path} changed while it was loaded: SHA-256 {found}; expected {self.digest}")
+        return content
+
+
+class _Weights:
+    """The digest over all initialisers, fed one after the other."""
+
+    def __init__(self, model: Path, files: ExitStack) -> None:
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self.external = False
+        self._model, self._files = model, files
+        self._opened: dict[str, memoryview] = {}
+
+    def add(self, tensor: memoryview) -> None:
+        elsewhere = False
+        for number, value in protobuf.fields(tensor):
+            if number == _LOCATION:
+                elsewhere = value == _IN_OTHER_FILE
+            elif number == _RAW and isinstance(value, memoryview):
+                self._feed(value)
+            elif number in _TYPED_DATA:
+                name = protobuf.text(tensor, _NAME)
+                raise StartError(f'{self._model}: weights "{name}" are a list of numbers; expected raw bytes: {WAY_OUT}')
+        if elsewhere:
+            self.external = True
+            self._feed(self._other_file(protobuf.pairs(protobuf.views(tensor, _EXTERNAL))))
+
+    def _feed(self, part: memoryview) -> None:
+        self.sha256.update(part)
+        self.size += len(part)
+
+    def _other_file(self, place: dict[str, str]) -> memoryview:
+        location = place.get("location", "")
+        file = self._model.parent / location
+        folders = {self._model.parent.resolve(), self._model.resolve().parent}  # of the link, of the file
+        if location in ("", ".", "..") or Path(location).name != location or file.resolve().parent not in folders:
+            raise StartError(f'{self._model}: weights lie in "{location}"; expected the bare name of a file beside the model')
+        if location not in self._opened:
+            self._opened[location] = self._files.enter_context(_mapped(file))
+        content = self._opened[location]
+        try:
+            offset = int(place.get("offset", "0"))
+            length = int(place.get("length", len(content) - offset))
+        except ValueError as error:
+            raise StartError(f"{self._model}: place of the weights in {location} is no number: {error}") from error
+        if offset < 0 or length < 0 or offset + length > len(content):
+            raise StartError(f"{file} has {len(content):,} bytes; expected at least {offset + length:,}: copy it again")
+        return content[offset : offset + length]
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    """A file's bytes without reading them all into memory.
+
+    Raises:
+        StartError: it can't be read, or is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise StartError(f"{path} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise StartError(f"{path} is empty; expected a model's file") from error
+    # Not closed by hand: views into it may still be referenced; it goes with the last of them.
+    yield memoryview(mapping)
