@@ -1,0 +1,184 @@
+"""The picture formats from outside: which one it is, how large it claims to be, whether its end has arrived.
+
+Walks over the parts of a file without decoding any, and so cheaply that it may come before every limit. Pillow is not
+asked here: to open a WebP or a TIFF file already takes memory that its sender chooses.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+SUPPORTED = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+
+# What people send instead, by how it begins, so that the refusal can name it.
+_OTHERS: tuple[tuple[bytes, int, str], ...] = (
+    (b"%PDF-", 0, "PDF"), (b"<svg", 0, "SVG"), (b"<?xml", 0, "XML or SVG"), (b"<!DOCTYPE", 0, "HTML"), (b"<html", 0, "HTML"),
+    (b"PK\x03\x04", 0, "ZIP"), (b"\x1f\x8b", 0, "gzip"), (b"8BPS", 0, "Photoshop"), (b"\x00\x00\x01\x00", 0, "Windows icon"),
+    (b"\xff\x0a", 0, "JPEG XL"), (b"\x00\x00\x00\x0cJXL ", 0, "JPEG XL"), (b"\x00\x00\x00\x0cjP  ", 0, "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", 0, "JPEG 2000"), (b"qoif", 0, "QOI"), (b"P6", 0, "PPM"), (b"P5", 0, "PGM"),
+    (b"ftypavif", 4, "AVIF"), (b"ftypavis", 4, "AVIF"), (b"ftyphei", 4, "HEIC"), (b"ftyphev", 4, "HEIC"),
+    (b"ftypmif1", 4, "HEIC"), (b"ftypmsf1", 4, "HEIC"), (b"ftyp", 4, "MP4 video"), (b"{", 0, "JSON"), (b"[", 0, "JSON"),
+)
+_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # behind a scan: neither a stuffed byte nor a restart
+
+
+class Damaged(ValueError):
+    """The file ends early, or its parts don't fit together; says where."""
+
+
+class Outline(NamedTuple):
+    """What a file says of itself without being decoded.
+
+    Attributes:
+        width, height: as stored, in pixels, where this module reads them (WebP, TIFF), else 0.
+        alpha: WebP only: there is transparency.
+        scans: JPEG only: passes over the picture that a decoder has to make.
+        progressive: JPEG only: all coefficients are kept in memory until the last scan.
+    """
+
+    width: int = 0
+    height: int = 0
+    alpha: bool = False
+    scans: int = 1
+    progressive: bool = False
+
+
+def sniff(data: bytes) -> str | None:
+    """The format by its first bytes, one of `SUPPORTED`, or `None`."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        return "TIFF"
+    if data[:2] == b"BM" and len(data) > 18 and int.from_bytes(data[14:18], "little") in (12, 16, 40, 52, 56, 64, 108, 124):
+        return "BMP"
+    return None
+
+
+def name_other(data: bytes) -> str:
+    """What something unsupported most likely is, in words."""
+    start = data[:64].lstrip() if data[:1].isspace() else data[:64]
+    for signature, offset, name in _OTHERS:
+        if start[offset : offset + len(signature)].lower() == signature.lower():
+            return name
+    return "not a picture that is known here"
+
+
+def outline(data: bytes, name: str) -> Outline:
+    """Walk over the parts of a file of this format.
+
+    Raises:
+        Damaged: it ends early, as far as that shows without decoding (PNG and GIF: always).
+    """
+    try:
+        return {"JPEG": _jpeg, "PNG": _png, "WebP": _webp, "GIF": _gif, "TIFF": _tiff}.get(name, _nothing)(data)
+    except (IndexError, struct.error) as error:
+        raise Damaged("it ends inside its header") from error
+
+
+def _nothing(data: bytes) -> Outline:
+    return Outline()
+
+
+def _jpeg(data: bytes) -> Outline:
+    """Count scans. A file of 476 KB with 5,000 of them took 17 s of processor time: whoever decodes sets a limit."""
+    scans, progressive, position = 0, False, 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            found = _NEXT_MARKER.search(data, position)  # rubbish between segments is skipped by decoders too
+            if not found:
+                break
+            position = found.end() - 2
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0xD9:  # end of image; what follows is none of this picture
+            break
+        if marker in (0x01, 0xD8) or 0xD0 <= marker <= 0xD7:  # markers without a length
+            position += 2
+            continue
+        progressive |= marker in (0xC2, 0xC6, 0xCA, 0xCE)
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xDA:
+            scans += 1
+            found = _NEXT_MARKER.search(data, position)
+            if not found:
+                break
+            position = found.end() - 2
+    return Outline(scans=scans, progressive=progressive or scans > 1)
+
+
+def _png(data: bytes) -> Outline:
+    """Look for the last chunk: decoders are content without it."""
+    position = 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        position += 12 + length
+        if kind == b"IEND" and position <= len(data):
+            return Outline()
+    raise Damaged(f"it ends after {len(data):,} bytes, inside or before its last chunk")
+
+
+def _gif(data: bytes) -> Outline:
+    """Look for the trailer: decoders are content without it."""
+    position = 13 + _colours(data[10])
+    while data[position] != 0x3B:
+        if data[position] == 0x2C:  # a frame: descriptor, colours, code size
+            position += 10 + _colours(data[position + 9]) + 1
+        elif data[position] == 0x21:  # an extension
+            position += 2
+        else:
+            raise Damaged(f"there is no block at byte {position:,}")
+        while data[position]:  # blocks of up to 255 bytes, an empty one at the end
+            position += data[position] + 1
+        position += 1
+    return Outline()
+
+
+def _colours(flags: int) -> int:
+    """Bytes of the table of colours that these flags announce."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _webp(data: bytes) -> Outline:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        return Outline(width, height, alpha=bool(data[20] & 0x10))
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return Outline((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, alpha=bool(bits >> 28 & 1))
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Outline(width & 0x3FFF, height & 0x3FFF)
+    raise Damaged(f"its first chunk is {kind!r}")
+
+
+MOST_STRIPS = 100_000  # a strip is at least a row of pixels; each costs a decoder some hundred bytes
+LARGEST_TILE = 64_000_000  # pixels; a decoder makes room for a whole tile, however small the picture
+
+
+def _tiff(data: bytes) -> Outline:
+    order = "<" if data[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    values: dict[int, int] = {}
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, number = struct.unpack_from(f"{order}HHI", data, at)
+        if tag in (273, 324) and number > MOST_STRIPS:
+            raise Damaged(f"it is cut into {number:,} strips or tiles; at most {MOST_STRIPS:,} are read")
+        if kind in (3, 4) and number == 1:
+            (values[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, at + 8)
+    if values.get(322, 0) * values.get(323, 0) > LARGEST_TILE:
+        raise Damaged(f"its tiles are {values[322]:,} × {values[323]:,} pixels; at most {LARGEST_TILE:,} are read")
+    if not values.get(256) or not values.get(257):
+        raise Damaged("it doesn't say how large it is")
+    return Outline(values[256], values[257])

@@ -1,0 +1,214 @@
+"""ONNX Runtime behind one call: pixels in, probabilities out; on the provider that was asked for, with threads as planned.
+
+Make an engine in the process that runs it, never before a fork: a session's threads don't survive one.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service import images
+from service.modelfile import WAY_OUT, ModelFile
+from service.problems import StartError
+from service.recipe import Golden
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+# The tolerance rule (docs/decisions.md, 9), absolute, on probabilities. int8 kernels differ from processor to
+# processor, so that an answer recorded elsewhere binds less than one's own answer in other company.
+GOLDEN_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 5e-2}
+BATCH_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 2e-3}
+
+# Weights in an order that suits the processor: quicker runs, for a copy of them in each process. The one place to choose.
+PREPACK = True
+
+# TF32 would round what goes into products to 10 bits: 1e-3, far beyond the rule. Heuristic: an exhaustive search is
+# repeated for each batch size.
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+class EngineFault(Exception):
+    """The engine broke its contract: no answer, the wrong number of rows, or numbers that are no probabilities."""
+
+
+class Engine:
+    """One model in one ONNX Runtime session.
+
+    `run` may be called from any thread; one call at a time uses the planned threads best.
+
+    Attributes:
+        model: what it runs.
+        provider: cpu or cuda: what the session really runs on.
+        reason: why that one, in words.
+    """
+
+    def __init__(self, model: ModelFile, provider: str = "auto", threads: int = 1) -> None:
+        """Make the session.
+
+        Args:
+            model: opened and checked.
+            provider: cpu, cuda or auto.
+            threads: of one run.
+        Raises:
+            StartError: the provider can't be had, ONNX Runtime refuses the model, or it isn't as decision 1 has it.
+        """
+        self.model = model
+        self._session, self.provider, self.reason = _open(model, provider, threads)
+        self._input = _check(model, self._session)
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities of a batch.
+
+        Args:
+            pixels: (N, height, width, 3) uint8, RGB, N from 1 up.
+        Returns:
+            (N, classes) float32; each row sums to 1.
+        Raises:
+            EngineFault: the runtime failed, or returned something else.
+        """
+        try:
+            (found,) = self._session.run(None, {self._input: pixels})  # (N, height, width, 3) uint8 → (N, classes) float32
+        except Exception as error:  # the runtime's exceptions have no common ancestor of their own
+            raise EngineFault(f"engine failed on {len(pixels)} pictures: {error}") from error
+        probabilities: NDArray[np.float32] = np.asarray(found)
+        if probabilities.shape != (len(pixels), len(self.model.labels)):
+            raise EngineFault(
+                f"engine returned {probabilities.shape} for {len(pixels)} pictures and {len(self.model.labels)} classes")
+        if not np.isfinite(probabilities).all():
+            raise EngineFault(f"engine returned numbers that are not finite, for {len(pixels)} pictures")
+        return probabilities
+
+    def warm(self, cap: int) -> None:
+        """Run every batch size that can occur once, so that no request pays for a first time.
+
+        Raises:
+            EngineFault: as `run`.
+        """
+        size = self.model.recipe.input
+        for count in range(1, cap + 1):
+            self.run(np.zeros((count, size.height, size.width, 3), np.uint8))
+
+    def prove(self, golden: Sequence[Golden] | None = None) -> float:
+        """Ask for the golden examples, alone and in company, and compare.
+
+        Args:
+            golden: the model's own unless given.
+        Returns:
+            The largest difference of a probability from the recorded one.
+        Raises:
+            StartError: this machine doesn't reproduce them, or a picture's answer depends on its company.
+            EngineFault: as `run`.
+        """
+        examples = self.model.golden if golden is None else golden
+        recipe = self.model.recipe
+        pixels = np.stack([
+            images.prepare(example.png, recipe.preprocessing, recipe.input.width, recipe.input.height).pixels
+            for example in examples
+        ])  # (N, height, width, 3)
+        expected = np.array([example.probabilities for example in examples], np.float32)  # (N, classes)
+        alone = np.concatenate([self.run(row[None]) for row in pixels])
+        worst = float(np.abs(alone - expected).max())
+        allowed = GOLDEN_TOLERANCE[recipe.precision]
+        if not worst <= allowed:
+            row, column = np.unravel_index(np.abs(alone - expected).argmax(), alone.shape)
+            raise StartError(
+                f"{self.model.path}: golden picture {row} gives {alone[row, column]:.6f} for class {column} on {self.provider}; "
+                f"expected {expected[row, column]:.6f} within {allowed:.0e}")
+        together = self.run(np.concatenate([pixels, pixels[::-1]]))[: len(pixels)]
+        apart = float(np.abs(together - alone).max())
+        if not apart <= (allowed := BATCH_TOLERANCE[recipe.precision]):
+            raise StartError(
+                f"{self.model.path}: a picture's probabilities differ by {apart:.1e} between alone and in a batch; "
+                f"expected at most {allowed:.0e} (is it quantised with ranges taken over the whole batch?)")
+        return worst
+
+
+def _open(model: ModelFile, wanted: str, threads: int) -> tuple[onnxruntime.InferenceSession, str, str]:
+    """A session, the provider that it really has, and the reason."""
+    lacking = _lacking_cuda() if wanted in ("cuda", "auto") else ""
+    if wanted == "cuda" and lacking:
+        raise StartError(f'QUADRANT_PROVIDER is "cuda", but {lacking}')
+    if wanted == "cpu" or lacking:
+        return _session(model, [CPU], threads), "cpu", "set by QUADRANT_PROVIDER" if wanted == "cpu" else f"auto: {lacking}"
+    # Asked for CUDA, ONNX Runtime falls back to the CPU and tells nobody (onnxruntime#23372): look at what was made.
+    problem = "the session came up without it (its log names the library that is missing)"
+    try:
+        session = _session(model, [(CUDA, CUDA_OPTIONS), CPU], threads)
+        if session.get_providers()[0] == CUDA:
+            return session, "cuda", "set by QUADRANT_PROVIDER" if wanted == "cuda" else "auto: CUDA works"
+    except StartError as error:
+        problem = str(error)
+    if wanted == "cuda":
+        raise StartError(f'QUADRANT_PROVIDER is "cuda", but CUDA does not work here: {problem}')
+    return _session(model, [CPU], threads), "cpu", f"auto: CUDA does not work here: {problem}"
+
+
+def _lacking_cuda() -> str:
+    """What is missing for CUDA before a session is even tried; empty when nothing is."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return "this onnxruntime is built without CUDA: install onnxruntime-gpu in its place"
+    if not ctypes.util.find_library("cuda"):
+        return "there is no NVIDIA driver (libcuda)"
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries where pip has put them
+    return ""
+
+
+def _session(model: ModelFile, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # Left to itself, ONNX Runtime counts the host's cores, not the container's (onnxruntime#29510).
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads would take the cores that decoding needs beside them (rf-detr#1456).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_prepacking", "0" if PREPACK else "1")
+    options.log_severity_level = 3  # errors; what matters of the rest is said by the service itself
+    try:
+        # With weights in another file ONNX Runtime needs the path, and maps that file; otherwise it gets the very
+        # bytes whose digest was checked.
+        source: str | bytes = str(model.path) if model.external else model.read()
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    except StartError:
+        raise
+    except Exception as error:  # the runtime's exceptions have no common ancestor of their own
+        raise StartError(f"{model.path}: ONNX Runtime refuses it: {_first_line(error)}") from error
+
+
+def _check(model: ModelFile, session: onnxruntime.InferenceSession) -> str:
+    """Hold inputs and outputs against decision 1; the input's name.
+
+    Raises:
+        StartError: they are different.
+    """
+    size, classes = model.recipe.input, len(model.labels)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise StartError(f"{model.path} has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each: {WAY_OUT}")
+    (given,), (answer,) = inputs, outputs
+    sides = [size.height, size.width, 3]
+    if given.type != "tensor(uint8)" or list(given.shape[1:]) != sides or isinstance(given.shape[0], int):
+        raise StartError(
+            f'{model.path}: input "{given.name}" is {_shown(given)}; '
+            f"expected uint8 (batch, {size.height}, {size.width}, 3): {WAY_OUT}")
+    if answer.type != "tensor(float)" or len(answer.shape) != 2 or answer.shape[1] not in (classes, None):
+        raise StartError(
+            f'{model.path}: output "{answer.name}" is {_shown(answer)}; '
+            f"expected float32 (batch, {classes}), as there are {classes} labels: {WAY_OUT}")
+    name: str = given.name
+    return name
+
+
+def _shown(tensor: Any) -> str:
+    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
+    return f"{ {'float': 'float32'}.get(kind, kind)} ({', '.join(map(str, tensor.shape))})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,300 @@
+"""Encoded bytes in, upright RGB pixels out.
+
+Knows picture formats and the resize and crop of a recipe. Knows nothing of HTTP, queues or ONNX, so every function
+here can be tested with bytes and arrays alone.
+
+What is transparent is shown on white, as a browser would. Of an animation the first frame counts; 16 bits a channel
+are scaled to 8.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from service import containers
+from service.problems import (
+    EmptyBody,
+    Overloaded,
+    PictureTooSmall,
+    TooManyPixels,
+    UndecodablePicture,
+    UnsupportedFormat,
+)
+from service.recipe import Preprocessing
+
+MAX_PIXELS = 50_000_000
+# Decoding goes over a progressive JPEG once a scan. Usual ones have about ten.
+MOST_SCANS = 100
+MOST_SCANNED_PIXELS = 2_000_000_000  # scans × pixels: about 10 s of processor time
+MOST_RESIZED_PIXELS = 50_000_000  # between resize and crop: a picture of 1 × 60,000 would become one of 256 × 15 million
+
+PLUGINS = {"JPEG": JpegImagePlugin, "PNG": PngImagePlugin, "WebP": WebPImagePlugin,
+           "GIF": GifImagePlugin, "BMP": BmpImagePlugin, "TIFF": TiffImagePlugin}
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}
+ORIENTATION = 0x0112  # EXIF and TIFF
+
+# Bytes a pixel while it is decoded, converted and turned; Pillow keeps RGB in 4. WebP was seen at 18 (7000 × 7000: 850 MiB).
+BYTES_A_PIXEL = {"JPEG": 8, "PNG": 12, "WebP": 20, "GIF": 12, "BMP": 8, "TIFF": 16}
+PROGRESSIVE_BYTES_A_PIXEL = 6  # 16 bits for each of three coefficients
+LEAST_BYTES = 2**20
+
+Image.MAX_IMAGE_PIXELS = None  # type: ignore[assignment]  # Pillow's own limit only warns; ours comes before it, in `inspect`
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata that we don't need
+
+
+class Header(NamedTuple):
+    """What is known of a picture before it is decoded; width and height as stored, before it is turned upright."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    progressive: bool
+
+
+class Picture(NamedTuple):
+    """A decoded picture.
+
+    Attributes:
+        image: upright, RGB; smaller than width × height when it was decoded for a draft.
+        format, mode: as sent.
+        width, height: as shown, upright, in full.
+        orientation_applied: EXIF said that it had to be turned or mirrored.
+    """
+
+    image: Image.Image
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation_applied: bool
+
+
+class Prepared(NamedTuple):
+    """The input of a network, and what is worth telling of the picture it came from (as in `Picture`)."""
+
+    pixels: NDArray[np.uint8]  # (height, width, 3), RGB, C-contiguous
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation_applied: bool
+    decode_ms: float
+    preprocess_ms: float
+
+
+def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
+    """Read the header, and refuse what shouldn't be decoded.
+
+    Args:
+        data: the encoded picture.
+        max_pixels: most pixels, by the header.
+    Raises:
+        EmptyBody: no bytes at all.
+        UnsupportedFormat: not a picture, or not in a format or mode that is read here.
+        TooManyPixels: more than allowed.
+        UndecodablePicture: damaged, cut short, or out of proportion to what it shows.
+    """
+    if not data:
+        raise EmptyBody("there are no bytes where a picture should be")
+    kind = containers.sniff(data)
+    if kind is None:
+        raise UnsupportedFormat(
+            f"the bytes are {containers.name_other(data)}; expected one of {', '.join(containers.SUPPORTED)}",
+            supported=list(containers.SUPPORTED))
+    try:
+        outline = containers.outline(data, kind)
+    except containers.Damaged as error:
+        raise UndecodablePicture(f"{kind} picture can't be decoded: {error}", format=kind) from error
+    if outline.width:
+        _check_size(outline.width, outline.height, max_pixels)
+    if kind == "WebP":  # opening one already makes room for its whole canvas
+        return Header(kind, "RGBA" if outline.alpha else "RGB", outline.width, outline.height, False)
+    with _decoding(kind), _opened(data, kind) as image:
+        header = Header(kind, image.mode, image.width, image.height, outline.progressive)
+    _check_size(header.width, header.height, max_pixels)
+    if header.mode in ("I", "F"):
+        raise UnsupportedFormat(
+            f"{kind} picture has mode {header.mode} (32 bits a channel); expected 8 or 16 bits", format=kind, mode=header.mode)
+    if outline.scans > MOST_SCANS or outline.scans * header.width * header.height > MOST_SCANNED_PIXELS:
+        raise UndecodablePicture(
+            f"JPEG picture has {outline.scans:,} scans of {header.width:,} × {header.height:,} pixels; this server accepts up to "
+            f"{MOST_SCANS} scans and {MOST_SCANNED_PIXELS:,} pixels in all of them", format=kind, scans=outline.scans)
+    return header
+
+
+def decode_bytes(header: Header) -> int:
+    """Memory that decoding takes at its peak, estimated from above; for admission."""
+    each = BYTES_A_PIXEL[header.format] + (PROGRESSIVE_BYTES_A_PIXEL if header.progressive else 0)
+    if header.mode not in ("RGB", "L", "1") and header.format == "JPEG":
+        each += 4
+    return LEAST_BYTES + header.width * header.height * each
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft: tuple[int, int] | None = None) -> Picture:
+    """Decode, turn upright, convert to RGB.
+
+    Args:
+        data: the encoded picture.
+        max_pixels: as in `inspect`.
+        draft: (shorter, longer) side in pixels that must at least be left; lets JPEG decode at 1/2, 1/4 or 1/8.
+    Raises:
+        As `inspect`; and Overloaded: there is no memory left.
+    """
+    header = inspect(data, max_pixels)
+    with _decoding(header.format), _opened(data, header.format) as image:
+        told = _orientation(image) if header.format != "PNG" else None
+        if draft and header.format == "JPEG":
+            least = draft if image.width < image.height else draft[::-1]
+            image.draft("RGB", least)
+        image.load()
+        orientation = _whole(_orientation(image) if header.format == "PNG" else told)  # PNG may have it behind the pixels
+        by_pillow = header.format == "TIFF" and told in UPRIGHT  # it turns these itself, where the tag is as it should be
+        upright = _rgb(image)
+        if orientation in UPRIGHT and not by_pillow:
+            upright = upright.transpose(UPRIGHT[orientation])
+    width, height = header.width, header.height
+    if (width > height) != (upright.width > upright.height) and orientation >= 5:
+        width, height = height, width
+    return Picture(upright, header.format, header.mode, width, height, orientation in UPRIGHT)
+
+
+def prepare(data: bytes, preprocessing: Preprocessing, width: int, height: int, max_pixels: int = MAX_PIXELS) -> Prepared:
+    """The one path from bytes to the input of a network.
+
+    Args:
+        data: the encoded picture.
+        preprocessing: resize, crop, interpolation and mode of the recipe.
+        width, height: of the input, in pixels.
+        max_pixels: as in `inspect`.
+    Returns:
+        `pixels` (height, width, 3) uint8, RGB, C-contiguous, and the facts.
+    Raises:
+        As `decode` and `fit`.
+    """
+    start = time.perf_counter()
+    draft = None
+    if preprocessing.mode == "fast":  # at least twice the target size is left
+        draft = (2 * preprocessing.resize, 2 * preprocessing.resize)
+    picture = decode(data, max_pixels, draft)
+    decoded = time.perf_counter()
+    pixels = fit(picture.image, preprocessing, width, height)
+    fitted = time.perf_counter()
+    return Prepared(pixels, *picture[1:], decode_ms=1000 * (decoded - start), preprocess_ms=1000 * (fitted - decoded))
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing, width: int, height: int) -> NDArray[np.uint8]:
+    """Resize the shorter side, then cut the centre out.
+
+    Args:
+        image: upright RGB picture, any size.
+        preprocessing: shorter side in pixels, interpolation, exact or fast.
+        width, height: of the result, in pixels.
+    Returns:
+        (height, width, 3) uint8, RGB, C-contiguous. `fast` differs from `exact` by at most one grey level.
+    Raises:
+        PictureTooSmall: so long and thin that the resized one would be too large.
+    Source: torchvision's evaluation preset for AlexNet (bilinear, 256 then 224) on Pillow pictures, and its rounding.
+    """
+    short, long = sorted(image.size)
+    longer = int(preprocessing.resize * long / short)
+    if longer * preprocessing.resize > MOST_RESIZED_PIXELS:
+        raise PictureTooSmall(
+            f"picture of {image.width:,} × {image.height:,} would become {preprocessing.resize:,} × {longer:,} pixels; "
+            f"expected at most {MOST_RESIZED_PIXELS:,} of them: cut it to what it shows", width=image.width, height=image.height)
+    size = (preprocessing.resize, longer) if image.width <= image.height else (longer, preprocessing.resize)
+    left, top = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
+    box = (left, top, left + width, top + height)
+    how = FILTERS[preprocessing.interpolation]
+    if preprocessing.mode == "exact":
+        found = image.resize(size, how).crop(box)
+    else:
+        across, down = image.width / size[0], image.height / size[1]
+        found = image.resize((width, height), how, box=(left * across, top * down, box[2] * across, box[3] * down))
+    return np.array(found, np.uint8, order="C")  # (height, width, 3)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if (found := width * height) > max_pixels:
+        raise TooManyPixels(
+            f"picture is {width:,} × {height:,} = {found:,} pixels; this server accepts up to {max_pixels:,}",
+            width=width, height=height, pixels=found, max_pixels=max_pixels)
+
+
+def _opened(data: bytes, kind: str) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=(kind.upper(),))
+
+
+@contextmanager
+def _decoding(kind: str) -> Iterator[None]:
+    """Whatever Pillow raises over hostile bytes, from OSError to ZeroDivisionError, is the picture's fault."""
+    try:
+        yield
+    except MemoryError as error:
+        raise Overloaded(f"there is no memory left to decode this {kind} picture; try again in 1 s", retry_after_s=1) from error
+    except (UndecodablePicture, UnsupportedFormat):
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "cannot identify" in reason:
+            reason = "its header is damaged"
+        raise UndecodablePicture(f"{kind} picture can't be decoded: {reason}", format=kind) from error
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The tag as it stands there; `None` when the metadata are absent or damaged."""
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # metadata that can't be read are no reason to refuse a picture
+        return None
+
+
+def _whole(orientation: Any) -> int:
+    """1 to 8 from what cameras write: a number, a rational, a byte string, a list of one; 1 for everything else."""
+    if isinstance(orientation, tuple) and orientation:
+        orientation = orientation[0]
+    if isinstance(orientation, bytes):
+        orientation = int.from_bytes(orientation.strip(b"\0")[:2], "big")
+    try:
+        number = int(orientation)
+        return number if number == orientation and 1 <= number <= 8 else 1
+    except (TypeError, ValueError, ArithmeticError):
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: transparent parts on white, 16 bits scaled to 8.
+
+    Raises:
+        UnsupportedFormat: a mode that has no colours in the usual sense.
+    """
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips (40000 → 255).
+        wide = np.asarray(image)  # (height, width) uint16
+        narrow = ((np.arange(65536) + 128) // 257).astype(np.uint8)[wide]
+        if isinstance(clear := image.info.get("transparency"), int):
+            narrow[wide == clear] = 255
+        return Image.fromarray(narrow).convert("RGB")
+    try:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        layers = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(layers, mask=layers)
+        return white
+    except ValueError as error:
+        raise UnsupportedFormat(
+            f"picture has mode {image.mode}; expected grey, RGB, CMYK or a palette, with or without alpha",
+            mode=image.mode) from error
