@@ -111,7 +111,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--std", type=Numbers(), help="Standard deviation of red, green, blue, on the 0-1 scale."),
         click.option("--resize", type=click.IntRange(1, 4096), help="Short side in pixels before the centre crop."),
         click.option("--size", type=Size(), help="Side of the input in pixels, or HEIGHTxWIDTH."),
-        click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]), default="bilinear", show_default=True),
+        click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), default="bilinear", show_default=True),
         click.option("--mode", type=click.Choice(["exact", "fast"]), default="exact", show_default=True,
                      help="Preprocessing as the reference does it, or quicker and a grey level off."),
         click.option("--temperature", type=click.FloatRange(0, min_open=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import onnx
@@ -16,7 +16,16 @@ from rich.text import Text
 
 from export import graph, layers
 from service import recipe as recipes
-from service.recipe import InvalidRecipe, Layer, SelfDescription
+from service.problems import StartError
+from service.recipe import Golden, Label, Layer, Recipe
+
+
+class Described(NamedTuple):
+    """What a model says of itself."""
+
+    recipe: Recipe
+    labels: tuple[Label, ...]
+    golden: tuple[Golden, ...]
 
 
 def find(model: Path) -> Path:
@@ -32,7 +41,7 @@ def find(model: Path) -> Path:
     raise graph.UnusableModel(f"{model} is no model; expected an ONNX file, models/NAME/VERSION or models/NAME")
 
 
-def read(file: Path) -> tuple[SelfDescription | None, list[Layer]]:
+def read(file: Path) -> tuple[Described | None, list[Layer]]:
     """What the model says of itself (None for a bare one), and the layers of its graph.
 
     Raises:
@@ -46,11 +55,17 @@ def read(file: Path) -> tuple[SelfDescription | None, list[Layer]]:
         raise graph.UnusableModel(f"{file} holds no graph; expected an ONNX classifier")
     properties = {prop.key: prop.value for prop in model.metadata_props}
     try:
-        described = recipes.parse(properties) if "quadrant.recipe" in properties else None
-    except InvalidRecipe as error:
+        described = _parse(properties) if "quadrant.recipe" in properties else None
+    except StartError as error:
         raise graph.UnusableModel(f"{file}: {error}") from error
     graph.tidy(model)
     return described, layers.table(model)
+
+
+def _parse(properties: dict[str, str]) -> Described:
+    labels = recipes.parse_labels(properties.get("quadrant.labels", "[]"))
+    golden = recipes.parse_golden(properties.get("quadrant.golden", "[]"), len(labels))
+    return Described(Recipe.parse(properties["quadrant.recipe"]), labels, golden)
 
 
 def as_json(file: Path) -> str:
@@ -71,7 +86,7 @@ def show(file: Path, console: Console) -> None:
     console.print(_table(rows))
 
 
-def _words(file: Path, described: SelfDescription | None) -> Panel:
+def _words(file: Path, described: Described | None) -> Panel:
     if described is None:
         text = Text('A bare graph: it says nothing of its preprocessing and labels, and the service refuses it.\n"python -m export annotate" adds both.')
         return Panel(text, title=f"[bold]{file.name}", title_align="left", border_style="yellow")
@@ -88,7 +103,7 @@ def _words(file: Path, described: SelfDescription | None) -> Panel:
     words = ", ".join(label.label for label in described.labels[:3])
     facts.add_row("labels", Text(f"{len(described.labels)}: {words}, …"))
     facts.add_row("golden examples", str(len(described.golden)))
-    facts.add_row("preprocessing", Text(recipe.words()))
+    facts.add_row("preprocessing", Text(recipe.in_words()))
     for key, value in recipe.provenance.items():
         if isinstance(value, str | int | float):
             facts.add_row(key.replace("_", " "), Text(str(value)))
@@ -112,11 +127,11 @@ def _table(rows: list[Layer]) -> Table:
     return table
 
 
-def _sides(values: list[int] | None) -> str:
+def _sides(values: tuple[int, ...] | None) -> str:
     return " × ".join(str(value) if value else "?" for value in values or [])
 
 
-def _padding(values: list[int] | None) -> str:
+def _padding(values: tuple[int, ...] | None) -> str:
     if not values or len(set(values)) == 1:
         return str(values[0]) if values else ""
     return ", ".join(map(str, values))

@@ -8,7 +8,7 @@ h · w · c weights and one bias.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
@@ -21,7 +21,7 @@ TYPES = {
     "Conv": "convolution", "ConvTranspose": "transposed convolution", "Gemm": "fully connected", "MatMul": "fully connected",
     "MaxPool": "max pooling", "AveragePool": "average pooling", "GlobalAveragePool": "average pooling", "GlobalMaxPool": "max pooling",
     "BatchNormalization": "batch normalisation", "LRN": "local response normalisation", "Relu": "ReLU",
-    "Flatten": "flatten", "Reshape": "reshape", "Softmax": "softmax", "Transpose": "transpose", "Add": "add", "Mul": "multiply",
+    "Flatten": "flatten", "Reshape": "reshape", "Softmax": "softmax", "Transpose": "transpose", "Add": "add", "Mul": "multiply", "Div": "divide",
 }
 # Bookkeeping of shapes and types: no layers.
 SILENT = {"Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Cast", "Constant", "ConstantOfShape", "Identity", "Dropout", "Slice"}
@@ -46,7 +46,7 @@ def table(model: ModelProto) -> list[Layer]:
     rows: list[Layer] = []
     front = [node for node in shaped.graph.node if node.name.startswith(graph.ADDED) and _before_network(node, shaped)]
     if front:
-        rows.append(Layer(FRONT_NAME, "normalisation", _dims(shapes.get(front[-1].output[0], []))))
+        rows.append(_layer(FRONT_NAME, "normalisation", shapes.get(front[-1].output[0], [])))
     for node in shaped.graph.node:
         if node in front or node.op_type in SILENT or all(name in stored for name in node.input):
             continue
@@ -76,34 +76,39 @@ def _row(node: NodeProto, shapes: dict[str, list[int]], weights: dict[str, list[
         multiply_adds = math.prod(after[1:-1]) * math.prod(learned[0])
     elif node.op_type in ("GlobalAveragePool", "GlobalMaxPool"):
         kernel = before[2:]
-    rank = len(kernel or [])
-    stride = list(attributes.get("strides") or [1] * rank) if kernel else None
-    return Layer(
-        name=_name(node, weights), type=TYPES.get(node.op_type, node.op_type.lower()), output=_dims(after),
-        filter=list(kernel) if kernel else None, stride=stride,
-        padding=_padding(attributes, list(kernel), stride, before) if kernel and stride else None,
+    geometry: dict[str, Any] = {}
+    if kernel and len(kernel) == 2:
+        stride = tuple(attributes.get("strides") or (1, 1))
+        geometry = {"filter": tuple(kernel), "stride": stride, "padding": _padding(attributes, kernel, stride, before)}
+    return _layer(
+        _name(node, weights), TYPES.get(node.op_type, node.op_type.lower()), after, **geometry,
         depth=depth, parameters=sum(math.prod(shape) for shape in learned), multiply_adds=multiply_adds,
     )
 
 
-def _padding(attributes: dict[str, Any], kernel: list[int], stride: list[int], before: list[int]) -> list[int]:
+def _layer(name: str, kind: str, shape: list[int], **known: Any) -> Layer:
+    absent: dict[str, Any] = {"filter": None, "stride": None, "padding": None, "depth": None, "parameters": 0, "multiply_adds": 0}
+    return Layer(name=name, type=kind, output=_dims(shape), **(absent | known))
+
+
+def _padding(attributes: dict[str, Any], kernel: Sequence[int], stride: Sequence[int], before: list[int]) -> tuple[int, ...]:
     """Zeros on (top, left, bottom, right); worked out where the graph only says SAME."""
     automatic = bytes(attributes.get("auto_pad", b"NOTSET")).decode()
     if not automatic.startswith("SAME"):
-        return list(attributes.get("pads") or [0] * 2 * len(kernel))
+        return tuple(attributes.get("pads") or [0] * 2 * len(kernel))
     spread = attributes.get("dilations") or [1] * len(kernel)
     less, more = [], []
     for size, side, step, apart in zip(kernel, before[2:], stride, spread, strict=True):
         missing = max(0, (math.ceil(side / step) - 1) * step + (size - 1) * apart + 1 - side)
         less.append(missing // 2)
         more.append(missing - missing // 2)
-    return [*less, *more] if automatic == "SAME_UPPER" else [*more, *less]
+    return (*less, *more) if automatic == "SAME_UPPER" else (*more, *less)
 
 
-def _dims(shape: list[int]) -> list[int]:
+def _dims(shape: list[int]) -> tuple[int, ...]:
     """(batch, channels, height, width) → [height, width, channels]; the batch is left out, unknown sides are 0."""
     inner = shape[1:]
-    return [*inner[1:], inner[0]] if len(inner) == 3 else inner
+    return (*inner[1:], inner[0]) if len(inner) == 3 else tuple(inner)
 
 
 def _name(node: NodeProto, weights: dict[str, list[int]]) -> str:

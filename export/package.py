@@ -67,14 +67,9 @@ def recipe(wishes: Wishes, architecture: str, front: graph.Front, resize: int, d
         "temperature": divisor, "precision": precision, "provenance": dict(wishes.provenance),
     }
     try:
-        valid = msgspec.convert(made, Recipe)
-    except msgspec.ValidationError as error:
-        raise UnusableRecipe(f"recipe: {error}") from error
-    if resize < max(front.height, front.width):
-        raise UnusableRecipe(f"resize is {resize}; expected at least the input's {front.height} × {front.width} (height × width)")
-    if min(front.std) <= 0:
-        raise UnusableRecipe(f"std is {front.std}; expected positive numbers")
-    return valid
+        return Recipe.parse(msgspec.json.encode(made))
+    except StartError as error:
+        raise UnusableRecipe(str(error)) from error
 
 
 def temperature(wishes: Wishes) -> float:
@@ -132,10 +127,10 @@ def publish(
         final = msgspec.structs.replace(described, provenance={**described.provenance, "verified": record})
         del model.metadata_props[:]
         helper.set_model_props(model, {
-            "quadrant.recipe": msgspec.json.encode(final).decode(),
-            "quadrant.labels": msgspec.json.encode(labels).decode(),
-            "quadrant.golden": msgspec.json.encode(golden).decode(),
-            "quadrant.layers": msgspec.json.encode(rows).decode(),
+            "quadrant.recipe": final.dump(),
+            "quadrant.labels": recipes.dump(labels),
+            "quadrant.golden": recipes.dump(golden),
+            "quadrant.layers": recipes.dump(rows),
             "quadrant.sha256": weights_digest,
         })
         model.producer_name, model.producer_version, model.doc_string = "quadrant", "", described.description
@@ -177,7 +172,7 @@ def _golden(drawn: list[bytes], probabilities: verify.Array) -> list[Golden]:
     first = [row for place, row in enumerate(by_certainty) if answers[row] not in answers[by_certainty[:place]]]
     chosen = [*first, *(row for row in by_certainty if row not in first)][:GOLDEN]
     # Nine digits bring a float32 back as it was.
-    return [Golden(drawn[row], [float(f"{value:.9g}") for value in probabilities[row].tolist()]) for row in chosen]
+    return [Golden(drawn[row], tuple(float(f"{value:.9g}") for value in probabilities[row].tolist())) for row in chosen]
 
 
 def _prove(file: Path) -> None:

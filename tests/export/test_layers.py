@@ -26,14 +26,14 @@ def only_row(*args):
 
 
 @pytest.mark.parametrize(("padding", "output"), [
-    pytest.param(0, [254, 254, 64], id="without padding"),
-    pytest.param(1, [256, 256, 64], id="padding 1 keeps the size"),
+    pytest.param(0, (254, 254, 64), id="without padding"),
+    pytest.param(1, (256, 256, 64), id="padding 1 keeps the size"),
 ])
 def test_a_small_convolution_has_the_known_numbers(padding, output):
     """1,792 = 64 · (3 · 3 · 3 + 1): the arithmetic that every reader can check."""
     node = helper.make_node("Conv", ["x", "w0", "w1"], ["y"], "c", kernel_shape=[3, 3], strides=[1, 1], pads=[padding] * 4)
     row = only_row(node, (3, 256, 256), (64, 3, 3, 3), (64,))
-    assert (row.type, row.filter, row.stride, row.padding, row.depth) == ("convolution", [3, 3], [1, 1], [padding] * 4, 64)
+    assert (row.type, row.filter, row.stride, row.padding, row.depth) == ("convolution", (3, 3), (1, 1), (padding,) * 4, 64)
     assert (row.parameters, row.output) == (1792, output)
     assert row.multiply_adds == output[0] * output[1] * 64 * 27
 
@@ -42,27 +42,27 @@ def test_the_quadrants_have_the_known_numbers():
     """A filter as large as its stride cuts the picture into quadrants: the network that the project is named after."""
     node = helper.make_node("Conv", ["x", "w0", "w1"], ["y"], "c", kernel_shape=[128, 128], strides=[128, 128])
     row = only_row(node, (3, 256, 256), (2, 3, 128, 128), (2,))
-    assert (row.parameters, row.output, row.depth, row.stride) == (98306, [2, 2, 2], 2, [128, 128])
+    assert (row.parameters, row.output, row.depth, row.stride) == (98306, (2, 2, 2), 2, (128, 128))
 
 
 def test_pooling_halves_and_learns_nothing():
     """2 × 2 with stride 2."""
     node = helper.make_node("MaxPool", ["x"], ["y"], "p", kernel_shape=[2, 2], strides=[2, 2])
     row = only_row(node, (64, 256, 256))
-    assert (row.type, row.output, row.parameters, row.multiply_adds) == ("max pooling", [128, 128, 64], 0, 0)
+    assert (row.type, row.output, row.parameters, row.multiply_adds) == ("max pooling", (128, 128, 64), 0, 0)
 
 
 def test_flattening_counts_every_value():
     """7 × 7 × 5 is 245."""
     row = only_row(helper.make_node("Flatten", ["x"], ["y"], "f", axis=1), (5, 7, 7))
-    assert (row.type, row.output, row.parameters) == ("flatten", [245], 0)
+    assert (row.type, row.output, row.parameters) == ("flatten", (245,), 0)
 
 
 def test_padding_that_a_graph_only_calls_same_is_worked_out():
     """TensorFlow's graphs pad 224 by 0 before and 1 behind at stride 2."""
     node = helper.make_node("Conv", ["x", "w0"], ["y"], "c", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
     row = only_row(node, (3, 224, 224), (32, 3, 3, 3))
-    assert (row.padding, row.output) == ([0, 0, 1, 1], [112, 112, 32])
+    assert (row.padding, row.output) == ((0, 0, 1, 1), (112, 112, 32))
 
 
 def test_a_grouped_convolution_costs_its_share():
@@ -79,8 +79,8 @@ def test_alexnet_has_its_61_100_840_parameters():
     graph.tidy(model)
     rows = layers.table(model)
     assert layers.totals(rows) == (61_100_840, 714_188_480)
-    assert (rows[0].name, rows[0].filter, rows[0].output) == ("features.0", [11, 11], [55, 55, 64])
-    assert (rows[-1].name, rows[-1].parameters, rows[-1].output) == ("classifier.6", 4_097_000, [1000])
+    assert (rows[0].name, rows[0].filter, rows[0].output) == ("features.0", (11, 11), (55, 55, 64))
+    assert (rows[-1].name, rows[-1].parameters, rows[-1].output) == ("classifier.6", 4_097_000, (1000,))
 
 
 def test_alexnet64_keeps_its_promise_of_size():
