@@ -1,4 +1,4 @@
-"""A bare ONNX classifier from anywhere becomes a self-describing one: the service's front and end wrapped around its graph."""
+"""A bare ONNX classifier from anywhere becomes a self-describing one: our front and end around its own graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, helper
 
 from export import folder, graph, labels, package, verify, weights
@@ -18,7 +18,9 @@ from export.graph import UnusableModel
 from service.recipe import Recipe
 
 OLDEST_OPSET = 7  # before it, subtraction doesn't spread along axes
-USUAL_MARGIN = 256 / 224  # short side before the crop, relative to the input: what ImageNet's networks are evaluated with
+USUAL_MARGIN = (
+    256 / 224
+)  # short side before the crop, relative to the input: what ImageNet's networks are evaluated with
 SURE = 1e-3  # by how much the sum of probabilities may miss 1
 
 
@@ -39,7 +41,9 @@ class Bare:
     head: str | None = None
 
 
-def annotate(file: Path, labels_file: Path, wishes: package.Wishes, bare: Bare, real: Path | None = None) -> verify.Agreement:
+def annotate(
+    file: Path, labels_file: Path, wishes: package.Wishes, bare: Bare, real: Path | None = None
+) -> verify.Agreement:
     """Bare model + labels + normalisation → `wishes.output/model.onnx`, verified against the bare one.
 
     Args:
@@ -60,17 +64,24 @@ def annotate(file: Path, labels_file: Path, wishes: package.Wishes, bare: Bare, 
     half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     temperature = package.temperature(wishes)
     provenance = {
-        **wishes.provenance, "annotated": {"file": file.name, "sha256": weights.digest(file)},
+        **wishes.provenance,
+        "annotated": {"file": file.name, "sha256": weights.digest(file)},
         "exported_by": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
     }
     described = package.recipe(
-        replace(wishes, provenance=provenance), model.graph.name or "unknown", front,
-        wishes.resize or round(max(height, width) * USUAL_MARGIN), temperature, "fp16" if half else "fp32",
+        replace(wishes, provenance=provenance),
+        model.graph.name or "unknown",
+        front,
+        wishes.resize or round(max(height, width) * USUAL_MARGIN),
+        temperature,
+        "fp16" if half else "fp32",
     )
     ask, logits_known = _original(model, file, front)
     outputs = bare.outputs or ("logits" if logits_known else _kind(ask, described, file))
     graph.free_batch(model)
-    logits = graph.wrap(model, front, temperature, outputs_probabilities=outputs == "probabilities" and not logits_known)
+    logits = graph.wrap(
+        model, front, temperature, outputs_probabilities=outputs == "probabilities" and not logits_known
+    )
 
     def reference(pixels: verify.Pixels) -> verify.Scores:
         found = ask(pixels)
@@ -93,21 +104,27 @@ def load(file: Path) -> ModelProto:
         model = onnx.load(file)
     except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-        raise UnusableModel(f"{file} can't be read as ONNX ({reason}); expected a classifier in one .onnx file") from error
+        raise UnusableModel(
+            f"{file} can't be read as ONNX ({reason}); expected a classifier in one .onnx file"
+        ) from error
     if not model.graph.node or not model.graph.output:
         raise UnusableModel(f"{file} holds no graph; expected an ONNX classifier")
     if any(prop.key == "quadrant.recipe" for prop in model.metadata_props):
         raise UnusableModel(f"{file} describes itself already; expected a bare ONNX classifier")
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
-        raise UnusableModel(f"{file} is written in opset {opset}; expected {OLDEST_OPSET} or later: onnx.version_converter can raise it")
+        raise UnusableModel(
+            f"{file} is written in opset {opset}; expected {OLDEST_OPSET} or later: onnx.version_converter can raise it"
+        )
     return model
 
 
 def _choose_output(model: ModelProto, head: str | None) -> None:
     outputs = {output.name: output for output in model.graph.output}
     if head is None and len(outputs) > 1:
-        raise UnusableModel(f"model has {len(outputs)} outputs ({', '.join(outputs)}); expected one: choose it with --head")
+        raise UnusableModel(
+            f"model has {len(outputs)} outputs ({', '.join(outputs)}); expected one: choose it with --head"
+        )
     if head is not None and head not in outputs:
         raise UnusableModel(f"model has no output {head!r}; expected one of {', '.join(outputs)}")
     chosen = outputs[head] if head else next(iter(outputs.values()))
@@ -127,21 +144,32 @@ def _input(model: ModelProto, bare: Bare, size: tuple[int, int] | None) -> tuple
     shape = [dim.dim_value for dim in tensor.shape.dim]  # 0 where open
     shown = f"{TensorProto.DataType.Name(tensor.elem_type).lower()} ({', '.join(str(side or '?') for side in shape)})"
     if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16) or len(shape) != 4:
-        raise UnusableModel(f"model input {value.name!r} is {shown}; expected float32 (batch, 3, height, width) or (batch, height, width, 3)")
+        raise UnusableModel(
+            f"model input {value.name!r} is {shown}; "
+            "expected float32 (batch, 3, height, width) or (batch, height, width, 3)"
+        )
     last = bare.layout == "nhwc" if bare.layout else shape[3] == 3 and shape[1] != 3
     if shape[3 if last else 1] not in (0, 3) or not (bare.layout or 3 in (shape[1], shape[3])):
-        raise UnusableModel(f"model input {value.name!r} is {shown}; expected 3 channels, first or last: --layout says which where it is open")
+        raise UnusableModel(
+            f"model input {value.name!r} is {shown}; "
+            "expected 3 channels, first or last: --layout says which where it is open"
+        )
     sides = shape[1:3] if last else shape[2:4]
     if not all(sides) and size is None:
         raise UnusableModel(f"model input {value.name!r} is {shown}, its size left open; expected --size")
     if size and any(side not in (0, asked) for side, asked in zip(sides, size, strict=True)):
-        raise UnusableModel(f"model input {value.name!r} is {shown}; --size asks for {size[0]} × {size[1]} (height × width): expected its own")
+        raise UnusableModel(
+            f"model input {value.name!r} is {shown}; --size asks for {size[0]} × {size[1]} (height × width): "
+            "expected its own"
+        )
     height, width = size or (sides[0], sides[1])
     return last, height, width
 
 
-def _original(model: ModelProto, file: Path, front: graph.Front) -> tuple[Callable[[verify.Pixels], verify.Array], bool]:
-    """A function that asks the bare graph, one fixed batch after the other, and whether it answers with logits for sure.
+def _original(
+    model: ModelProto, file: Path, front: graph.Front
+) -> tuple[Callable[[verify.Pixels], verify.Array], bool]:
+    """A function that asks the bare graph, a fixed batch at a time, and whether it is sure to answer with logits.
 
     The input of a last Softmax is asked instead of its output.
     """
@@ -174,14 +202,18 @@ def _original(model: ModelProto, file: Path, front: graph.Front) -> tuple[Callab
             try:
                 (found,) = runner.run([name], {source.name: filled})
             except Exception as error:
-                raise UnusableModel(f"{file} can't be run on {values.shape[1:]} ({str(error).strip().splitlines()[0][:300]})") from error
+                raise UnusableModel(
+                    f"{file} can't be run on {values.shape[1:]} ({str(error).strip().splitlines()[0][:300]})"
+                ) from error
             rows.append(np.asarray(found, np.float32).reshape(step, -1)[: len(part)])
         return np.concatenate(rows)
 
     return ask, logits_known
 
 
-def _kind(ask: Callable[[verify.Pixels], verify.Array], described: Recipe, file: Path) -> Literal["logits", "probabilities"]:
+def _kind(
+    ask: Callable[[verify.Pixels], verify.Array], described: Recipe, file: Path
+) -> Literal["logits", "probabilities"]:
     """Whether the answers to drawn pictures are probabilities."""
     drawn, _ = package.pictures(described, None)
     answers = ask(verify.prepare(drawn, described))
@@ -190,6 +222,6 @@ def _kind(ask: Callable[[verify.Pixels], verify.Array], described: Recipe, file:
     if np.abs(answers.sum(axis=1) - 1).max() < SURE:
         return "probabilities"
     raise UnusableModel(
-        f"{file} answers with values from {answers.min():.2g} to {answers.max():.2g} that sum to {answers.sum(axis=1).mean():.3g}; "
-        "expected logits, or probabilities that sum to 1: --outputs says which"
+        f"{file} answers with values from {answers.min():.2g} to {answers.max():.2g} "
+        f"that sum to {answers.sum(axis=1).mean():.3g}; expected logits, or probabilities that sum to 1: --outputs says which"
     )

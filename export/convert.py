@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.utils import fusion
 
 from export import folder, graph, labels, package, verify, weights
-from export.refusal import Refusal
 from export.architectures import Architecture, UnknownArchitecture, find
+from export.refusal import Refusal
 
 OPSET = 17
 
@@ -27,7 +27,9 @@ class Unconvertible(Refusal):
     """The network can't be exported as asked for; one line says why."""
 
 
-def convert(architecture: str, weights_file: Path, labels_file: Path, wishes: package.Wishes, real: Path | None = None) -> verify.Agreement:
+def convert(
+    architecture: str, weights_file: Path, labels_file: Path, wishes: package.Wishes, real: Path | None = None
+) -> verify.Agreement:
     """Checkpoint + labels → `wishes.output/model.onnx`, verified against PyTorch.
 
     Args:
@@ -82,13 +84,20 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
             # The exporter that warns is the one without a further dependency; its graph is proven like any other.
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                folded, (example,), stream, dynamo=False, opset_version=OPSET, input_names=["network_input"], output_names=["logits"],
+                folded,
+                (example,),
+                stream,  # type: ignore[arg-type]  # files are taken too; the annotation forgot them
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["network_input"],
+                output_names=["logits"],
                 dynamic_axes={"network_input": {0: "batch"}, "logits": {0: "batch"}},
             )
     except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error).strip().splitlines()[0]
         raise Unconvertible(
-            f"{design.name} can't take pictures of {height} × {width} ({reason}); it was designed for {design.side} × {design.side}"
+            f"{design.name} can't take pictures of {height} × {width} ({reason}); "
+            f"it was designed for {design.side} × {design.side}"
         ) from error
     model = onnx.load_from_string(stream.getvalue())
     model.graph.name = design.name
@@ -96,7 +105,7 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """A copy with batch normalisation folded into the layer before it, in double precision; names of layers are kept."""
+    """A copy with batch normalisation folded into the layer before it, in double precision; layers keep their names."""
     folded = copy.deepcopy(network).double()
     for module in folded.modules():
         if not isinstance(module, nn.Sequential):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from rich import box
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -34,7 +34,10 @@ def find(model: Path) -> Path:
     Raises:
         graph.UnusableModel: there is none.
     """
-    versions = sorted((folder for folder in model.glob("*/model.onnx") if folder.parent.name.isdecimal()), key=lambda file: int(file.parent.name))
+    versions = sorted(
+        (folder for folder in model.glob("*/model.onnx") if folder.parent.name.isdecimal()),
+        key=lambda file: int(file.parent.name),
+    )
     for file in (model, model / "model.onnx", *versions[-1:]):
         if file.is_file():
             return file
@@ -50,7 +53,9 @@ def read(file: Path) -> tuple[Described | None, list[Layer]]:
     try:
         model = onnx.load(file, load_external_data=False)
     except (OSError, DecodeError) as error:
-        raise graph.UnusableModel(f"{file} can't be read as ONNX ({error}); expected a classifier in one .onnx file") from error
+        raise graph.UnusableModel(
+            f"{file} can't be read as ONNX ({error}); expected a classifier in one .onnx file"
+        ) from error
     if not model.graph.node:
         raise graph.UnusableModel(f"{file} holds no graph; expected an ONNX classifier")
     properties = {prop.key: prop.value for prop in model.metadata_props}
@@ -73,8 +78,11 @@ def as_json(file: Path) -> str:
     described, rows = read(file)
     parameters, multiply_adds = layers.totals(rows)
     content: dict[str, Any] = {
-        "recipe": described.recipe if described else None, "labels": described.labels if described else None,
-        "layers": rows, "parameters": parameters, "multiply_adds": multiply_adds,
+        "recipe": described.recipe if described else None,
+        "labels": described.labels if described else None,
+        "layers": rows,
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
     }
     return msgspec.json.format(msgspec.json.encode(content), indent=1).decode()
 
@@ -88,7 +96,10 @@ def show(file: Path, console: Console) -> None:
 
 def _words(file: Path, described: Described | None) -> Panel:
     if described is None:
-        text = Text('A bare graph: it says nothing of its preprocessing and labels, and the service refuses it.\n"python -m export annotate" adds both.')
+        text = Text(
+            "A bare graph: it says nothing of its preprocessing and labels, and the service refuses it.\n"
+            '"python -m export annotate" adds both.'
+        )
         return Panel(text, title=f"[bold]{file.name}", title_align="left", border_style="yellow")
     recipe = described.recipe
     facts = Table.grid(padding=(0, 2))
@@ -121,8 +132,16 @@ def _table(rows: list[Layer]) -> Table:
     table.add_column("multiply-adds", f"{multiply_adds:,}", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            Text(row.name), row.type, _sides(row.filter), _sides(row.stride), _padding(row.padding), str(row.depth or ""),
-            _sides(row.output), _count(row.parameters), _count(row.multiply_adds), style="" if row.parameters else "dim",
+            Text(row.name),
+            row.type,
+            _sides(row.filter),
+            _sides(row.stride),
+            _padding(row.padding),
+            str(row.depth or ""),
+            _sides(row.output),
+            _count(row.parameters),
+            _count(row.multiply_adds),
+            style="" if row.parameters else "dim",
         )
     return table
 

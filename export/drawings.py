@@ -16,7 +16,9 @@ def draw(count: int, side: int, seed: int = 1) -> list[bytes]:
 
 def _draw(generator: np.random.Generator, side: int) -> bytes:
     width, height = (int(size) for size in generator.integers(side, side * 3 // 2, 2, endpoint=True))
-    shade = np.linspace(*generator.integers(0, 256, (2, 3)), height).astype(np.uint8)  # (height, 3): rows of one colour compress well
+    shade = np.linspace(generator.integers(0, 256, 3), generator.integers(0, 256, 3), height).astype(
+        np.uint8
+    )  # (height, 3): rows of one colour compress well
     picture = Image.fromarray(np.repeat(shade[:, None], width, axis=1))
     pen = ImageDraw.Draw(picture)
     for _ in range(int(generator.integers(3, 12))):

@@ -28,7 +28,9 @@ def appearing(output: Path) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as error:
-        raise UnusableOutput(f"{output} can't be written ({error.strerror}); expected a folder to write models into") from error
+        raise UnusableOutput(
+            f"{output} can't be written ({error.strerror}); expected a folder to write models into"
+        ) from error
     try:
         part.chmod(0o755)  # mkdtemp's is for its maker alone; a service reads as another user
         yield part
@@ -50,4 +52,6 @@ def check(output: Path) -> None:
     if not output.name.isdecimal() or not output.resolve().parent.name:
         raise UnusableOutput(f'output is "{output}"; expected models/NAME/VERSION, VERSION a whole number')
     if output.exists():
-        raise UnusableOutput(f"{output} exists already; a version is never overwritten: choose the next number, or remove it")
+        raise UnusableOutput(
+            f"{output} exists already; a version is never overwritten: choose the next number, or remove it"
+        )

@@ -8,9 +8,10 @@ that were added are named `quadrant/…`. Knows nothing of torch, nor of what th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +52,7 @@ class Front:
 
 
 def tidy(model: ModelProto) -> None:
-    """Every constant becomes an initialiser with raw bytes, so that one digest covers all weights; idle nodes go. In place."""
+    """Every constant becomes an initialiser with raw bytes, so that one digest covers them; idle nodes go. In place."""
     graph = model.graph
     raw: list[TensorProto] = []
     for tensor in graph.initializer:
@@ -83,7 +84,7 @@ def wrap(model: ModelProto, front: Front, temperature: float, outputs_probabilit
         model: tidy; one float input of pictures, one output of (batch, classes) or that with sides of 1.
         outputs_probabilities: the graph ends in probabilities that sum to 1, but not in a Softmax node.
     Returns:
-        The name of the logits (batch, classes) before temperature; their logarithms, where the graph ends in probabilities.
+        The name of the logits (batch, classes) before temperature; logarithms, where the graph ends in probabilities.
     """
     graph = model.graph
     (source,), (target,) = graph.input, graph.output
@@ -110,7 +111,9 @@ def wrap(model: ModelProto, front: Front, temperature: float, outputs_probabilit
     last, logits = _end(back_name, flat, precision, temperature, outputs_probabilities, constants)
     _replace(graph.node, [*first, *inner, *last])
     graph.initializer.extend(constants)
-    _replace(graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", front.height, front.width, 3])])
+    _replace(
+        graph.input, [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", front.height, front.width, 3])]
+    )
     _replace(graph.output, [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])])
     del graph.value_info[:]
     model.ir_version = max(model.ir_version, OLDEST_IR)
@@ -118,11 +121,12 @@ def wrap(model: ModelProto, front: Front, temperature: float, outputs_probabilit
 
 
 def _front(front: Front, name: str, precision: int, constants: list[TensorProto]) -> Iterator[NodeProto]:
-    # Bytes are transposed, not floats: a quarter of the memory moves. And a mean spread along rows is quicker than one along pixels.
+    # Bytes are transposed, not floats: a quarter of the memory moves. And a mean spread along rows is quicker than
+    # one along pixels.
     shape = (3,) if front.channels_last else (3, 1, 1)
     shift = np.asarray(front.mean, np.float64) * 255
     scale = 1 / (np.asarray(front.std, np.float64) * 255)
-    steps: list[tuple[str, str, dict[str, object], np.ndarray | None]] = []
+    steps: list[tuple[str, str, dict[str, Any], np.ndarray | None]] = []
     if not front.channels_last:
         steps.append(("layout", "Transpose", {"perm": [0, 3, 1, 2]}, None))  # (N, h, w, 3) → (N, 3, h, w)
     if front.bgr:
@@ -148,7 +152,7 @@ def _front(front: Front, name: str, precision: int, constants: list[TensorProto]
 def _end(
     value: str, flat: bool, precision: int, temperature: float, probabilities: bool, constants: list[TensorProto]
 ) -> tuple[list[NodeProto], str]:
-    steps: list[tuple[str, str, dict[str, object]]] = []
+    steps: list[tuple[str, str, dict[str, Any]]] = []
     if not flat:
         steps.append(("flat", "Flatten", {"axis": 1}))  # (N, classes, 1, 1) → (N, classes)
     if precision != TensorProto.FLOAT:
@@ -232,10 +236,14 @@ def move_weights_out(model: ModelProto, folder: Path) -> None:
 def inferred(model: ModelProto) -> ModelProto:
     """A copy with the shape of every tensor, and without the bytes of the large weights."""
     copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    copy.graph.CopyFrom(GraphProto(name=model.graph.name, node=model.graph.node, input=model.graph.input, output=model.graph.output))
+    copy.graph.CopyFrom(
+        GraphProto(name=model.graph.name, node=model.graph.node, input=model.graph.input, output=model.graph.output)
+    )
     for tensor in model.graph.initializer:
         small = len(tensor.raw_data) < SMALL and tensor.data_location != TensorProto.EXTERNAL
-        copy.graph.initializer.append(tensor if small else TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type))
+        copy.graph.initializer.append(
+            tensor if small else TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        )
     try:
         return onnx.shape_inference.infer_shapes(copy, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
@@ -248,7 +256,9 @@ def _idle(node: NodeProto) -> bool:
         return len(node.input) < 3  # the third input of Dropout may switch training on
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     ones = all(set(attributes.get(name, [1])) == {1} for name in ("kernel_shape", "strides"))
-    return node.op_type == "AveragePool" and ones and not any(attributes.get("pads", []))  # an adaptive pooling with nothing to do
+    return (
+        node.op_type == "AveragePool" and ones and not any(attributes.get("pads", []))
+    )  # an adaptive pooling with nothing to do
 
 
 def _width(value: onnx.ValueInfoProto) -> int | str:
@@ -257,7 +267,7 @@ def _width(value: onnx.ValueInfoProto) -> int | str:
     return int(np.prod(sides)) if sides and all(sides) else "classes"
 
 
-def _rename(nodes: list[NodeProto], old: str, new: str, outputs_too: bool = False) -> None:
+def _rename(nodes: Iterable[NodeProto], old: str, new: str, outputs_too: bool = False) -> None:
     for node in nodes:
         for names in (node.input, node.output) if outputs_too else (node.input,):
             for index, name in enumerate(names):
@@ -268,6 +278,7 @@ def _rename(nodes: list[NodeProto], old: str, new: str, outputs_too: bool = Fals
                 _rename(inner.node, old, new, outputs_too)
 
 
-def _replace(field: object, values: list[object]) -> None:
-    del field[:]  # type: ignore[attr-defined]
-    field.extend(values)  # type: ignore[attr-defined]
+def _replace(field: Any, values: Iterable[Any]) -> None:
+    kept = list(values)
+    del field[:]
+    field.extend(kept)

@@ -31,10 +31,14 @@ def read(file: Path) -> list[Label]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UnusableLabels(f"{file} can't be read ({error.strerror}); expected a labels file, JSON or a label a line") from error
+        raise UnusableLabels(
+            f"{file} can't be read ({error.strerror}); expected a labels file, JSON or a label a line"
+        ) from error
     except UnicodeDecodeError as error:
         raise UnusableLabels(f"{file} is not text in UTF-8; expected a labels file, JSON or a label a line") from error
-    labels = _json(text, file) if text.lstrip()[:1] in ("[", "{") else [_line(line) for line in text.rstrip().splitlines()]
+    labels = (
+        _json(text, file) if text.lstrip()[:1] in ("[", "{") else [_line(line) for line in text.rstrip().splitlines()]
+    )
     if len(labels) < 2:
         raise UnusableLabels(f"{file} holds {len(labels)} labels; expected at least 2")
     words = Counter(label.label for label in labels)
@@ -70,7 +74,9 @@ def _json(text: str, file: Path) -> list[Label]:
         by_index = {int(key): value for key, value in content.items()}
         absent = next((index for index in range(len(by_index)) if index not in by_index), None)
         if absent is not None:
-            raise UnusableLabels(f"{file} has {len(by_index)} labels but none for {absent}; expected 0 to {len(by_index) - 1}")
+            raise UnusableLabels(
+                f"{file} has {len(by_index)} labels but none for {absent}; expected 0 to {len(by_index) - 1}"
+            )
         return [_entry(by_index[index], index, file) for index in range(len(by_index))]
     return [Label(key, _entry(value, index, file).label) for index, (key, value) in enumerate(content.items())]
 

@@ -18,13 +18,39 @@ from service.recipe import Layer
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 TYPES = {
-    "Conv": "convolution", "ConvTranspose": "transposed convolution", "Gemm": "fully connected", "MatMul": "fully connected",
-    "MaxPool": "max pooling", "AveragePool": "average pooling", "GlobalAveragePool": "average pooling", "GlobalMaxPool": "max pooling",
-    "BatchNormalization": "batch normalisation", "LRN": "local response normalisation", "Relu": "ReLU",
-    "Flatten": "flatten", "Reshape": "reshape", "Softmax": "softmax", "Transpose": "transpose", "Add": "add", "Mul": "multiply", "Div": "divide",
+    "Conv": "convolution",
+    "ConvTranspose": "transposed convolution",
+    "Gemm": "fully connected",
+    "MatMul": "fully connected",
+    "MaxPool": "max pooling",
+    "AveragePool": "average pooling",
+    "GlobalAveragePool": "average pooling",
+    "GlobalMaxPool": "max pooling",
+    "BatchNormalization": "batch normalisation",
+    "LRN": "local response normalisation",
+    "Relu": "ReLU",
+    "Flatten": "flatten",
+    "Reshape": "reshape",
+    "Softmax": "softmax",
+    "Transpose": "transpose",
+    "Add": "add",
+    "Mul": "multiply",
+    "Div": "divide",
 }
 # Bookkeeping of shapes and types: no layers.
-SILENT = {"Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Cast", "Constant", "ConstantOfShape", "Identity", "Dropout", "Slice"}
+SILENT = {
+    "Shape",
+    "Gather",
+    "Unsqueeze",
+    "Squeeze",
+    "Concat",
+    "Cast",
+    "Constant",
+    "ConstantOfShape",
+    "Identity",
+    "Dropout",
+    "Slice",
+}
 FRONT_NAME = "input"
 
 
@@ -81,17 +107,31 @@ def _row(node: NodeProto, shapes: dict[str, list[int]], weights: dict[str, list[
         stride = tuple(attributes.get("strides") or (1, 1))
         geometry = {"filter": tuple(kernel), "stride": stride, "padding": _padding(attributes, kernel, stride, before)}
     return _layer(
-        _name(node, weights), TYPES.get(node.op_type, node.op_type.lower()), after, **geometry,
-        depth=depth, parameters=sum(math.prod(shape) for shape in learned), multiply_adds=multiply_adds,
+        _name(node, weights),
+        TYPES.get(node.op_type, node.op_type.lower()),
+        after,
+        **geometry,
+        depth=depth,
+        parameters=sum(math.prod(shape) for shape in learned),
+        multiply_adds=multiply_adds,
     )
 
 
 def _layer(name: str, kind: str, shape: list[int], **known: Any) -> Layer:
-    absent: dict[str, Any] = {"filter": None, "stride": None, "padding": None, "depth": None, "parameters": 0, "multiply_adds": 0}
+    absent: dict[str, Any] = {
+        "filter": None,
+        "stride": None,
+        "padding": None,
+        "depth": None,
+        "parameters": 0,
+        "multiply_adds": 0,
+    }
     return Layer(name=name, type=kind, output=_dims(shape), **(absent | known))
 
 
-def _padding(attributes: dict[str, Any], kernel: Sequence[int], stride: Sequence[int], before: list[int]) -> tuple[int, ...]:
+def _padding(
+    attributes: dict[str, Any], kernel: Sequence[int], stride: Sequence[int], before: list[int]
+) -> tuple[int, ...]:
     """Zeros on (top, left, bottom, right); worked out where the graph only says SAME."""
     automatic = bytes(attributes.get("auto_pad", b"NOTSET")).decode()
     if not automatic.startswith("SAME"):
@@ -115,7 +155,9 @@ def _name(node: NodeProto, weights: dict[str, list[int]]) -> str:
     """`features.0` from `features.0.weight` or from `/features/features.0/Conv`, the node's own name otherwise."""
     if node.name.startswith(graph.ADDED):
         return node.name.removeprefix(graph.ADDED)
-    named = next((name.removesuffix(".weight") for name in node.input if name in weights and name.endswith(".weight")), "")
+    named = next(
+        (name.removesuffix(".weight") for name in node.input if name in weights and name.endswith(".weight")), ""
+    )
     parts = node.name.strip("/").split("/")
     return named or (parts[-2] if len(parts) > 1 else parts[0].lower()) or node.output[0]
 

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 from export import drawings, folder, graph, layers, verify
 from export.refusal import Refusal
 from service import recipe as recipes
-from service.engine import Engine
+from service.engine import Engine, EngineFault
 from service.modelfile import ModelFile
 from service.problems import StartError
 from service.recipe import Golden, Label, Recipe
@@ -51,20 +51,30 @@ class Wishes:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def recipe(wishes: Wishes, architecture: str, front: graph.Front, resize: int, divisor: float, precision: str) -> Recipe:
+def recipe(
+    wishes: Wishes, architecture: str, front: graph.Front, resize: int, divisor: float, precision: str
+) -> Recipe:
     """The recipe of a model, validated as the service will.
 
     Raises:
         UnusableRecipe: names what was found and what is expected.
     """
     made = {
-        "format": recipes.FORMAT, "name": wishes.name or wishes.output.resolve().parent.name, "description": wishes.description,
-        "architecture": architecture, "input": {"height": front.height, "width": front.width},
+        "format": recipes.FORMAT,
+        "name": wishes.name or wishes.output.resolve().parent.name,
+        "description": wishes.description,
+        "architecture": architecture,
+        "input": {"height": front.height, "width": front.width},
         "preprocessing": {
-            "resize": resize, "mean": front.mean, "std": front.std,
-            "interpolation": wishes.interpolation, "mode": wishes.mode,
+            "resize": resize,
+            "mean": front.mean,
+            "std": front.std,
+            "interpolation": wishes.interpolation,
+            "mode": wishes.mode,
         },
-        "temperature": divisor, "precision": precision, "provenance": dict(wishes.provenance),
+        "temperature": divisor,
+        "precision": precision,
+        "provenance": dict(wishes.provenance),
     }
     try:
         return Recipe.parse(msgspec.json.encode(made))
@@ -94,8 +104,13 @@ def pictures(wanted: Recipe, real: Path | None) -> tuple[list[bytes], list[bytes
 
 
 def publish(
-    model: ModelProto, logits: str | None, described: Recipe, labels: list[Label],
-    reference: Callable[[verify.Pixels], verify.Scores], real: Path | None, output: Path,
+    model: ModelProto,
+    logits: str | None,
+    described: Recipe,
+    labels: list[Label],
+    reference: Callable[[verify.Pixels], verify.Scores],
+    real: Path | None,
+    output: Path,
     external_from: int = graph.EXTERNAL_FROM,
 ) -> verify.Agreement:
     """Prove the model against its reference and write `output/model.onnx`, its weights beside it where they are large.
@@ -115,7 +130,10 @@ def publish(
     pixels = verify.prepare([*drawn, *photos], described)
     expected = verify.in_batches(reference, pixels)
     if expected.probabilities.shape[1] != len(labels):
-        raise verify.Unfaithful(f"network has {expected.probabilities.shape[1]} classes; the labels file has {len(labels)}: expected as many")
+        raise verify.Unfaithful(
+            f"network has {expected.probabilities.shape[1]} classes; "
+            f"the labels file has {len(labels)}: expected as many"
+        )
     golden = _golden(drawn, expected.probabilities[: len(drawn)])
     rows = layers.table(model)
     weights_digest = graph.digest(model)
@@ -123,16 +141,24 @@ def publish(
         if graph.weight_bytes(model) >= external_from:
             graph.move_weights_out(model, part)
         agreement = verify.verify(expected, _candidate(model, logits, part), pixels, described.precision)
-        record = {"pictures": agreement.pictures, "real": len(photos), "probability": agreement.probability, "logit": agreement.logit}
+        record = {
+            "pictures": agreement.pictures,
+            "real": len(photos),
+            "probability": agreement.probability,
+            "logit": agreement.logit,
+        }
         final = msgspec.structs.replace(described, provenance={**described.provenance, "verified": record})
         del model.metadata_props[:]
-        helper.set_model_props(model, {
-            "quadrant.recipe": final.dump(),
-            "quadrant.labels": recipes.dump(labels),
-            "quadrant.golden": recipes.dump(golden),
-            "quadrant.layers": recipes.dump(rows),
-            "quadrant.sha256": weights_digest,
-        })
+        helper.set_model_props(
+            model,
+            {
+                "quadrant.recipe": final.dump(),
+                "quadrant.labels": recipes.dump(labels),
+                "quadrant.golden": recipes.dump(golden),
+                "quadrant.layers": recipes.dump(rows),
+                "quadrant.sha256": weights_digest,
+            },
+        )
         model.producer_name, model.producer_version, model.doc_string = "quadrant", "", described.description
         (part / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
         _prove(part / "model.onnx")
@@ -159,7 +185,9 @@ def _candidate(model: ModelProto, logits: str | None, part: Path) -> Callable[[v
         try:
             found = runner.run([graph.OUTPUT, *([logits] if logits else [])], {graph.INPUT: pixels})
         except Exception as error:
-            raise verify.Unfaithful(f"the wrapped graph fails on {len(pixels)} pictures ({_first_line(error)})") from error
+            raise verify.Unfaithful(
+                f"the wrapped graph fails on {len(pixels)} pictures ({_first_line(error)})"
+            ) from error
         return verify.Scores(found[1] if logits else None, found[0])
 
     return score
@@ -181,7 +209,7 @@ def _prove(file: Path) -> None:
         onnx.checker.check_model(file)
         opened = ModelFile.open(file)
         Engine(opened, "cpu", 1).prove(opened.golden)
-    except (onnx.checker.ValidationError, StartError) as error:
+    except (onnx.checker.ValidationError, StartError, EngineFault) as error:
         raise verify.Unfaithful(f"the service would refuse the model ({_first_line(error)})") from error
 
 

@@ -1,10 +1,10 @@
 """Why a command ends without doing anything.
 
-    Refusal
-    ├── weights.UnusableWeights       ├── graph.UnusableModel
-    ├── labels.UnusableLabels         ├── package.UnusableRecipe
-    ├── folder.UnusableOutput         ├── convert.Unconvertible
-    ├── verify.UnusablePictures       └── verify.Unfaithful
+Refusal
+├── weights.UnusableWeights       ├── graph.UnusableModel
+├── labels.UnusableLabels         ├── package.UnusableRecipe
+├── folder.UnusableOutput         ├── convert.Unconvertible
+├── verify.UnusablePictures       └── verify.Unfaithful
 """
 
 

@@ -70,7 +70,8 @@ class Agreement:
     def words(self) -> str:
         """One line for the reader of the command line."""
         logits = "" if self.logit is None else f", logits within {self.logit:.1e}"
-        return f"{self.pictures} pictures, {self.classes} different answers: probabilities within {self.probability:.1e}{logits}"
+        seen = f"{self.pictures} pictures, {self.classes} different answers"
+        return f"{seen}: probabilities within {self.probability:.1e}{logits}"
 
 
 def load(folder: Path) -> list[bytes]:
@@ -81,7 +82,9 @@ def load(folder: Path) -> list[bytes]:
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)[:MOST_PICTURES]
     if not files:
-        raise UnusablePictures(f"{folder} holds no pictures; expected files with the endings {', '.join(sorted(SUFFIXES))}")
+        raise UnusablePictures(
+            f"{folder} holds no pictures; expected files with the endings {', '.join(sorted(SUFFIXES))}"
+        )
     return [file.read_bytes() for file in files]
 
 
@@ -94,7 +97,9 @@ def prepare(pictures: list[bytes], recipe: Recipe) -> Pixels:
     rows = []
     for number, picture in enumerate(pictures):
         try:
-            prepared = images.prepare(picture, recipe.preprocessing, recipe.input.width, recipe.input.height, MAX_PIXELS)
+            prepared = images.prepare(
+                picture, recipe.preprocessing, recipe.input.width, recipe.input.height, MAX_PIXELS
+            )
         except Problem as problem:
             raise UnusablePictures(f"picture {number} can't be used: {problem.detail}") from problem
         rows.append(prepared.pixels)
@@ -113,7 +118,8 @@ def softmax(logits: Array, temperature: float) -> Array:
     """(N, classes) → probabilities, in double precision on the way."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities: Array = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 def in_batches(score: Callable[[Pixels], Scores], pixels: Pixels, size: int = BATCH) -> Scores:
@@ -143,16 +149,21 @@ def compare(reference: Scores, candidate: Scores, precision: str, between: str) 
     """The worst differences, if they are allowed ones.
 
     Raises:
-        Unfaithful: a shape, a probability, a logit or an order among the first five differs by more than decision 9 allows.
+        Unfaithful: a shape, a probability, a logit or the first five differ by more than decision 9 allows.
     """
     allowed = TOLERANCES[precision]
     if reference.probabilities.shape != candidate.probabilities.shape:
-        raise Unfaithful(f"{between}: answers are {candidate.probabilities.shape}; expected {reference.probabilities.shape}")
+        raise Unfaithful(
+            f"{between}: answers are {candidate.probabilities.shape}; expected {reference.probabilities.shape}"
+        )
     probability = _worst(np.abs(reference.probabilities - candidate.probabilities))
     logit = None
     if reference.logits is not None and candidate.logits is not None:
         logit = _worst(np.abs(reference.logits - candidate.logits) / np.maximum(1, np.abs(reference.logits)))
-    for what, found, limit in (("probabilities", probability, allowed.probability), ("logits", logit or 0, allowed.logit)):
+    for what, found, limit in (
+        ("probabilities", probability, allowed.probability),
+        ("logits", logit or 0, allowed.logit),
+    ):
         if not found <= limit:
             raise Unfaithful(f"{between}: {what} differ by {found:.1e}; {precision} allows {limit:.0e}")
     if swapped := _swapped(reference.probabilities, candidate.probabilities, 2 * allowed.probability):

@@ -44,7 +44,9 @@ def read(file: Path) -> dict[str, Tensor]:
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UnusableWeights(f"{file}: {name!r} holds values that are infinite or not numbers; expected finite ones")
+            raise UnusableWeights(
+                f"{file}: {name!r} holds values that are infinite or not numbers; expected finite ones"
+            )
     return tensors
 
 
@@ -64,14 +66,20 @@ def load(network: nn.Module, state: Mapping[str, Tensor], file: Path, classes: i
     unexpected = [name for name in state if name not in wanted]
     if missing or unexpected:
         found = f"unexpected {_some(unexpected)}" if unexpected else f"no {_some(missing)}"
-        expected = f"expected {_some(missing)}" if unexpected and missing else f"expected the {len(wanted)} of this architecture"
+        expected = (
+            f"expected {_some(missing)}"
+            if unexpected and missing
+            else f"expected the {len(wanted)} of this architecture"
+        )
         raise UnusableWeights(f"{file}: {found}; {expected}")
     last = list(network.named_parameters())[-1][0]
     for name, value in state.items():
         mine, theirs = tuple(wanted[name].shape), tuple(value.shape)
         if mine != theirs:
             if name.rpartition(".")[0] == last.rpartition(".")[0] and mine[1:] == theirs[1:]:
-                raise UnusableWeights(f"{file}: {name!r} has {theirs[0]} classes; the labels file has {classes}: expected as many")
+                raise UnusableWeights(
+                    f"{file}: {name!r} has {theirs[0]} classes; the labels file has {classes}: expected as many"
+                )
             raise UnusableWeights(f"{file}: {name!r} is {_shape(theirs)}; expected {_shape(mine)}")
     network.load_state_dict(dict(state), strict=False)
 
@@ -87,7 +95,9 @@ def _load(file: Path) -> Any:
         with file.open("rb") as stream:
             head = stream.read(9)
     except OSError as error:
-        raise UnusableWeights(f"{file} can't be read ({error.strerror}); expected a .pth, .pt or .safetensors file") from error
+        raise UnusableWeights(
+            f"{file} can't be read ({error.strerror}); expected a .pth, .pt or .safetensors file"
+        ) from error
     try:
         if head[8:9] == b"{":  # eight bytes of length, then JSON: safetensors
             return safetensors.torch.load_file(file)
@@ -95,8 +105,14 @@ def _load(file: Path) -> Any:
             warnings.simplefilter("ignore")  # of old pickle protocols; what matters is refused
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise whatever the bytes provoke
-        reason = "holds Python objects, which are never loaded" if "Unsupported" in str(error) else "is no readable checkpoint"
-        raise UnusableWeights(f"{file} {reason}; expected a state dict as torch.save or safetensors write it") from error
+        reason = (
+            "holds Python objects, which are never loaded"
+            if "Unsupported" in str(error)
+            else "is no readable checkpoint"
+        )
+        raise UnusableWeights(
+            f"{file} {reason}; expected a state dict as torch.save or safetensors write it"
+        ) from error
 
 
 def _unwrap(content: Any, file: Path) -> dict[str, Any]:
@@ -108,7 +124,9 @@ def _unwrap(content: Any, file: Path) -> dict[str, Any]:
             break
         content = inner
     if not isinstance(content, Mapping):
-        raise UnusableWeights(f"{file}: holds {type(content).__name__}; expected a state dict, or one under {_some(list(WRAPPERS))}")
+        raise UnusableWeights(
+            f"{file}: holds {type(content).__name__}; expected a state dict, or one under {_some(list(WRAPPERS))}"
+        )
     return {str(name): value for name, value in content.items()}
 
 

@@ -25,15 +25,26 @@ def only_row(*args):
     return row
 
 
-@pytest.mark.parametrize(("padding", "output"), [
-    pytest.param(0, (254, 254, 64), id="without padding"),
-    pytest.param(1, (256, 256, 64), id="padding 1 keeps the size"),
-])
+@pytest.mark.parametrize(
+    ("padding", "output"),
+    [
+        pytest.param(0, (254, 254, 64), id="without padding"),
+        pytest.param(1, (256, 256, 64), id="padding 1 keeps the size"),
+    ],
+)
 def test_a_small_convolution_has_the_known_numbers(padding, output):
     """1,792 = 64 · (3 · 3 · 3 + 1): the arithmetic that every reader can check."""
-    node = helper.make_node("Conv", ["x", "w0", "w1"], ["y"], "c", kernel_shape=[3, 3], strides=[1, 1], pads=[padding] * 4)
+    node = helper.make_node(
+        "Conv", ["x", "w0", "w1"], ["y"], "c", kernel_shape=[3, 3], strides=[1, 1], pads=[padding] * 4
+    )
     row = only_row(node, (3, 256, 256), (64, 3, 3, 3), (64,))
-    assert (row.type, row.filter, row.stride, row.padding, row.depth) == ("convolution", (3, 3), (1, 1), (padding,) * 4, 64)
+    assert (row.type, row.filter, row.stride, row.padding, row.depth) == (
+        "convolution",
+        (3, 3),
+        (1, 1),
+        (padding,) * 4,
+        64,
+    )
     assert (row.parameters, row.output) == (1792, output)
     assert row.multiply_adds == output[0] * output[1] * 64 * 27
 
