@@ -1,0 +1,53 @@
+"""Builds the application; the only place where its parts meet."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+
+from flask import Flask
+
+from service import logs, planning
+from service.catalog import Catalog
+from service.problems import StartError
+from service.settings import Settings
+from service.web import classify, docs, errors, health, models, observe
+from service.web.parts import Parts, attach
+
+
+def create_app(settings: Settings | None = None, catalog: Catalog | None = None) -> Flask:
+    """Build the application. Loads the models unless a catalog is handed in, as tests do.
+
+    Raises:
+        StartError: a setting or a model can't be used, or the process is going to fork.
+    """
+    settings = Settings.read() if settings is None else settings
+    plan = planning.plan(settings)
+    if catalog is None:
+        _refuse_before_the_fork()
+        logs.configure(settings.log_level)
+        catalog = Catalog.load(settings, plan)
+        atexit.register(catalog.close)
+    app = Flask("service", static_folder=None)
+    attach(app, Parts(settings, plan, catalog))
+    observe.install(app)
+    errors.install(app)
+    for resource in (classify, models, health, docs):
+        app.register_blueprint(resource.blueprint)
+    return app
+
+
+def _refuse_before_the_fork() -> None:
+    """A session's threads don't survive a fork: the child would hang at its first picture (onnxruntime#9800).
+
+    Raises:
+        StartError: called by gunicorn's master, as with `--preload`.
+    """
+    frame, names = sys._getframe(), set()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "gunicorn.arbiter":
+            names.add(frame.f_code.co_name)
+        frame = frame.f_back  # type: ignore[assignment]
+    if names and "spawn_worker" not in names:
+        raise StartError("the application was loaded before gunicorn's workers were forked; models must be loaded in the workers:"
+                         " leave out --preload (preload_app)")

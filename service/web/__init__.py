@@ -1,0 +1,1 @@
+"""HTTP: a file a resource. Knows Flask; what is answered comes from `catalog` and `classifier`."""
