@@ -50,7 +50,7 @@ BYTES_A_PIXEL = {"JPEG": 8, "PNG": 12, "WebP": 20, "GIF": 12, "BMP": 8, "TIFF": 
 PROGRESSIVE_BYTES_A_PIXEL = 6  # 16 bits for each of three coefficients
 LEAST_BYTES = 2**20
 
-Image.MAX_IMAGE_PIXELS = None  # type: ignore[assignment]  # Pillow's own limit only warns; ours comes before it, in `inspect`
+Image.MAX_IMAGE_PIXELS = None  # its limit only warns; ours comes before it, in `inspect`
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata that we don't need
 
 
