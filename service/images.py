@@ -262,9 +262,7 @@ def _orientation(image: Image.Image) -> Any:
 
 
 def _whole(orientation: Any) -> int:
-    """1 to 8 from what cameras write: a number, a rational, a byte string, a list of one; 1 for everything else."""
-    if isinstance(orientation, tuple) and orientation:
-        orientation = orientation[0]
+    """1 to 8 from what cameras write: a number, a rational, a byte string; 1 for everything else."""
     if isinstance(orientation, bytes):
         orientation = int.from_bytes(orientation.strip(b"\0")[:2], "big")
     try:
