@@ -24,6 +24,9 @@ USUAL_MARGIN = (
 SURE = 1e-3  # by how much the sum of probabilities may miss 1
 
 
+Outputs = Literal["logits", "probabilities"]
+
+
 @dataclass(frozen=True)
 class Bare:
     """What a graph doesn't say of itself.
@@ -36,7 +39,7 @@ class Bare:
     """
 
     layout: Literal["nchw", "nhwc"] | None = None
-    outputs: Literal["logits", "probabilities"] | None = None
+    outputs: Outputs | None = None
     bgr: bool = False
     head: str | None = None
 
@@ -77,7 +80,7 @@ def annotate(
         "fp16" if half else "fp32",
     )
     ask, logits_known = _original(model, file, front)
-    outputs = bare.outputs or ("logits" if logits_known else _kind(ask, described, file))
+    outputs = "logits" if logits_known else _kind(ask, described, file, bare.outputs)
     graph.free_batch(model)
     logits = graph.wrap(
         model, front, temperature, outputs_probabilities=outputs == "probabilities" and not logits_known
@@ -85,13 +88,14 @@ def annotate(
 
     def reference(pixels: verify.Pixels) -> verify.Scores:
         found = ask(pixels)
-        if outputs == "probabilities" and not logits_known:
+        if outputs == "probabilities":
             with np.errstate(divide="ignore"):  # log 0 is fine: it becomes 0 again
                 return verify.Scores(None, verify.softmax(np.log(found), temperature))
         return verify.Scores(found, verify.softmax(found, temperature))
 
-    compared = logits if outputs == "logits" or logits_known else None
-    return package.publish(model, compared, described, words, reference, real, wishes.output)
+    return package.publish(
+        model, logits if outputs == "logits" else None, described, words, reference, real, wishes.output
+    )
 
 
 def load(file: Path) -> ModelProto:
@@ -212,16 +216,24 @@ def _original(
 
 
 def _kind(
-    ask: Callable[[verify.Pixels], verify.Array], described: Recipe, file: Path
-) -> Literal["logits", "probabilities"]:
-    """Whether the answers to drawn pictures are probabilities."""
+    ask: Callable[[verify.Pixels], verify.Array], described: Recipe, file: Path, claimed: Outputs | None
+) -> Outputs:
+    """Whether the answers to drawn pictures are probabilities.
+
+    Raises:
+        UnusableModel: they look like neither, or are not what was claimed.
+    """
+    if claimed == "logits":
+        return claimed
     drawn, _ = package.pictures(described, None)
     answers = ask(verify.prepare(drawn, described))
-    if answers.min() < 0 or answers.max() > 1:
-        return "logits"
-    if np.abs(answers.sum(axis=1) - 1).max() < SURE:
+    within = bool(((answers >= 0) & (answers <= 1 + SURE)).all())
+    if within and np.abs(answers.sum(axis=1) - 1).max() < SURE:
         return "probabilities"
+    if not within and claimed is None:
+        return "logits"
     raise UnusableModel(
         f"{file} answers with values from {answers.min():.2g} to {answers.max():.2g} "
-        f"that sum to {answers.sum(axis=1).mean():.3g}; expected logits, or probabilities that sum to 1: --outputs says which"
+        f"that sum to {answers.sum(axis=1).mean():.3g}; expected {claimed or 'logits, or probabilities'}"
+        + (" that sum to 1" if claimed else " that sum to 1: --outputs says which")
     )

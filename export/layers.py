@@ -153,13 +153,14 @@ def _dims(shape: list[int]) -> tuple[int, ...]:
 
 def _name(node: NodeProto, weights: dict[str, list[int]]) -> str:
     """`features.0` from `features.0.weight` or from `/features/features.0/Conv`, the node's own name otherwise."""
-    if node.name.startswith(graph.ADDED):
-        return node.name.removeprefix(graph.ADDED)
+    name_of_node: str = node.name
+    if name_of_node.startswith(graph.ADDED):
+        return name_of_node.removeprefix(graph.ADDED)
     named = next(
         (name.removesuffix(".weight") for name in node.input if name in weights and name.endswith(".weight")), ""
     )
-    parts = node.name.strip("/").split("/")
-    return named or (parts[-2] if len(parts) > 1 else parts[0].lower()) or node.output[0]
+    parts = name_of_node.strip("/").split("/")
+    return named or (parts[-2] if len(parts) > 1 else parts[0].lower()) or str(node.output[0])
 
 
 def _before_network(node: NodeProto, model: ModelProto) -> bool:

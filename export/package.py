@@ -111,7 +111,6 @@ def publish(
     reference: Callable[[verify.Pixels], verify.Scores],
     real: Path | None,
     output: Path,
-    external_from: int = graph.EXTERNAL_FROM,
 ) -> verify.Agreement:
     """Prove the model against its reference and write `output/model.onnx`, its weights beside it where they are large.
 
@@ -120,7 +119,6 @@ def publish(
         logits: name of the tensor in the graph that is compared with the reference's logits.
         reference: (N, height, width, 3) uint8 → its scores.
         real: folder of pictures to verify on, besides drawn ones.
-        external_from: bytes of weights from which they go to `weights.bin`.
     Raises:
         verify.Unfaithful: the model doesn't reproduce the reference.
         verify.UnusablePictures: a picture of the folder can't be decoded.
@@ -138,7 +136,7 @@ def publish(
     rows = layers.table(model)
     weights_digest = graph.digest(model)
     with folder.appearing(output) as part:
-        if graph.weight_bytes(model) >= external_from:
+        if graph.weight_bytes(model) >= graph.EXTERNAL_FROM:
             graph.move_weights_out(model, part)
         agreement = verify.verify(expected, _candidate(model, logits, part), pixels, described.precision)
         record = {

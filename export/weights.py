@@ -105,11 +105,9 @@ def _load(file: Path) -> Any:
             warnings.simplefilter("ignore")  # of old pickle protocols; what matters is refused
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries raise whatever the bytes provoke
-        reason = (
-            "holds Python objects, which are never loaded"
-            if "Unsupported" in str(error)
-            else "is no readable checkpoint"
-        )
+        pickled = head[:1] == b"\x80" or head[:2] == b"PK"  # PyTorch's files: pickles, alone or in a zip
+        objects = pickled and "Unsupported" in str(error)
+        reason = "holds Python objects, which are never loaded" if objects else "is no readable checkpoint"
         raise UnusableWeights(
             f"{file} {reason}; expected a state dict as torch.save or safetensors write it"
         ) from error
