@@ -118,9 +118,8 @@ def describe(model: Path, as_json: bool) -> None:
     if as_json:
         click.echo(description.as_json(file))
         return
-    console = Console()
-    # A file or a pipe has no width of its own; the table needs this much.
-    description.show(file, console if console.is_terminal else Console(width=120))
+    # In less width the table would cut its numbers short.
+    description.show(file, Console(width=max(Console().width, description.WIDTH)))
 
 
 def _say(output: Path, agreement: Any) -> None:

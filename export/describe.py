@@ -20,6 +20,9 @@ from service.problems import StartError
 from service.recipe import Golden, Label, Layer, Recipe
 
 
+WIDTH = 116  # columns that the layer table takes
+
+
 class Described(NamedTuple):
     """What a model says of itself."""
 
