@@ -1,0 +1,278 @@
+"""One thread a model: takes all that waits, runs it as one batch, hands each caller its own row.
+
+Knows arrays, deadlines and an engine with a `run`; knows nothing of pictures' formats or of HTTP.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import logs
+from service.metrics import BATCH_SIZE, DROPPED, ENGINE_SECONDS, QUEUE_DEPTH, QUEUE_SECONDS
+from service.problems import DeadlineExceeded, Internal, NotReady, Overloaded, Problem
+
+log = logs.get(__name__)
+
+SPARE_BUFFERS = 2  # one in the engine, one being filled; more are given back after a rush
+
+
+class Runs(Protocol):
+    """What an engine must be able to do."""
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, height, width, 3) uint8 → (N, classes) float32."""
+
+
+class Outcome(NamedTuple):
+    """What a caller gets back."""
+
+    probabilities: NDArray[np.float32]  # (classes,)
+    queue_ms: float  # from submit to engine start
+    inference_ms: float  # of the whole batch
+    batch_size: int  # pictures in it
+
+
+class Ticket:
+    """One picture's claim to an answer; made by `Batcher.submit`."""
+
+    def __init__(self, deadline: float, gone: Callable[[], bool] | None) -> None:
+        self.deadline = deadline
+        self.submitted = time.monotonic()
+        self._gone = gone
+        self._answer: Future[Outcome] = Future()
+
+    def result(self) -> Outcome:
+        """Wait for the answer, no longer than until the deadline.
+
+        Raises:
+            DeadlineExceeded: it didn't come in time, or the client went away before its turn.
+            Internal: the engine failed on this batch.
+            NotReady: the batch thread died, or was closed.
+        """
+        left_s = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
+        try:
+            return self._answer.result(left_s)
+        except TimeoutError:
+            raise self._late() from None
+
+    def abandon(self) -> None:
+        """The caller no longer wants the answer; dropped at dequeue if it still waits."""
+        self._gone = _always
+
+    def unwanted(self, now: float) -> str | None:
+        """Why there is no point in running this one (`expired` or `gone`), or `None`."""
+        if now >= self.deadline:
+            return "expired"
+        try:
+            return "gone" if self._gone is not None and self._gone() else None
+        except OSError:  # asking a socket that is closed by now
+            return "gone"
+
+    def drop(self, reason: str) -> None:
+        """End it without an answer."""
+        if reason == "expired":
+            self.fail(self._late())
+        else:
+            self.fail(DeadlineExceeded("the client closed the connection before the picture's turn came"))
+
+    def finish(self, outcome: Outcome) -> None:
+        """Hand the answer over; the first of `finish` and `fail` counts."""
+        if not self._answer.done():
+            self._answer.set_result(outcome)
+
+    def fail(self, problem: Problem) -> None:
+        """Let the caller's `result` raise this problem."""
+        if not self._answer.done():
+            self._answer.set_exception(problem)
+
+    def _late(self) -> DeadlineExceeded:
+        waited_ms = round(1000 * (time.monotonic() - self.submitted))
+        return DeadlineExceeded(f"no answer in time; the picture waited {waited_ms:,} ms for the engine", waited_ms=waited_ms)
+
+
+class _Batch:
+    """A buffer and the tickets of its first rows."""
+
+    def __init__(self, cap: int, shape: tuple[int, ...]) -> None:
+        self.pixels = np.empty((cap, *shape), np.uint8)  # (cap, height, width, 3)
+        self.tickets: list[Ticket] = []
+
+
+class Batcher:
+    """Groups waiting pictures into one engine call.
+
+    A free engine takes at once what waits, up to `cap`; nobody waits for company.
+    `submit` may be called from any thread; the engine is called from exactly one.
+    A failing batch fails its own callers and no others.
+    """
+
+    def __init__(
+        self, engine: Runs, cap: int, capacity: int, name: str = "model", ran: Callable[[int, float], Any] | None = None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            engine: runs one batch at a time.
+            cap: most pictures in a batch.
+            capacity: most pictures waiting.
+            name: of the model, for messages.
+            ran: told of every engine call: pictures, seconds.
+        """
+        self.cap, self.capacity, self.name = cap, capacity, name
+        self._engine, self._ran = engine, ran
+        self._arrived = threading.Condition()
+        self._line: deque[_Batch] = deque()  # only the last one may have room
+        self._spare: list[_Batch] = []
+        self._shape: tuple[int, ...] = ()  # of a picture; the first one settles it
+        self._waiting = 0
+        self._end: str | None = None  # why there are no more answers
+        self._thread = threading.Thread(target=self._serve, name=f"batches of {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that the engine hasn't taken yet."""
+        return self._waiting
+
+    @property
+    def alive(self) -> bool:
+        """The thread runs and takes pictures."""
+        return self._end is None and self._thread.is_alive()
+
+    @property
+    def end(self) -> str | None:
+        """Why there are no more answers, in words; `None` while there are."""
+        return self._end
+
+    def submit(self, pixels: NDArray[np.uint8], deadline: float = math.inf, gone: Callable[[], bool] | None = None) -> Ticket:
+        """Write a picture into the next batch.
+
+        Args:
+            pixels: (height, width, 3) uint8, the same shape from everyone.
+            deadline: on the clock of `time.monotonic`; past it the picture is dropped.
+            gone: tells, quickly and from any thread, whether the client went away; the picture is dropped then.
+        Raises:
+            Overloaded: the queue is full.
+            NotReady: the thread died, or was closed.
+            ValueError: another shape or type than those before.
+        """
+        ticket = Ticket(deadline, gone)
+        with self._arrived:
+            if self._end is not None:
+                raise NotReady(self._end)
+            if self._waiting >= self.capacity:
+                raise Overloaded(f"{self._waiting} pictures are already waiting; try again in 1 s",
+                                 retry_after_s=1, waiting=self._waiting, queue_capacity=self.capacity)
+            batch = self._open(pixels)
+            # Under the lock: 150 KB take about 10 µs, and no half-written row ever reaches the engine.
+            batch.pixels[len(batch.tickets)] = pixels
+            batch.tickets.append(ticket)
+            self._waiting += 1
+            self._arrived.notify()
+        QUEUE_DEPTH.inc()
+        return ticket
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Let the engine finish what it has in hand, fail what waits, end the thread."""
+        with self._arrived:
+            self._end = self._end or f"{self.name} is being closed"
+            self._arrived.notify()
+        self._thread.join(timeout_s)
+
+    def _open(self, pixels: NDArray[np.uint8]) -> _Batch:
+        """The batch that is being filled, or a new one at the end of the line."""
+        self._shape = self._shape or pixels.shape
+        if pixels.shape != self._shape or pixels.dtype != np.uint8:  # NumPy would fit some of them in, silently
+            raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; expected uint8 {self._shape}")
+        if self._line and len(self._line[-1].tickets) < self.cap:
+            return self._line[-1]
+        batch = self._spare.pop() if self._spare else _Batch(self.cap, self._shape)
+        self._line.append(batch)
+        return batch
+
+    def _serve(self) -> None:
+        """The thread. Whatever ends it leaves no caller waiting and shows in `alive`."""
+        batch: _Batch | None = None
+        try:
+            while (batch := self._next()) is not None:
+                self._answer(batch)
+                batch.tickets.clear()
+                with self._arrived:
+                    if len(self._spare) < SPARE_BUFFERS:
+                        self._spare.append(batch)
+        except BaseException as error:  # also what nobody expects: a silent death would leave callers waiting
+            log.error("batch_thread_died", model=self.name, error=repr(error), exc_info=True)
+            with self._arrived:
+                self._end = f"the batch thread of {self.name} has died"
+        finally:
+            with self._arrived:
+                left = [*self._line, *([batch] if batch else [])]
+                self._line.clear()
+                QUEUE_DEPTH.dec(self._waiting)
+                self._waiting = 0
+            for each in left:
+                for ticket in each.tickets:
+                    ticket.fail(NotReady(self._end or f"{self.name} is being closed"))
+
+    def _next(self) -> _Batch | None:
+        """Wait for pictures and take them; `None` at the end."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._line or self._end is not None)
+            if self._end is not None:
+                return None
+            batch = self._line.popleft()
+            self._waiting -= len(batch.tickets)
+        QUEUE_DEPTH.dec(len(batch.tickets))
+        return batch
+
+    def _answer(self, batch: _Batch) -> None:
+        tickets = self._wanted(batch)
+        if not tickets:
+            return
+        start = time.monotonic()
+        try:
+            found = self._engine.run(batch.pixels[: len(tickets)])  # (N, classes)
+            if len(found) != len(tickets):
+                raise ValueError(f"engine returned {len(found)} rows for {len(tickets)} pictures")
+        except Exception as error:  # whatever it is, these callers hear of it and the thread lives on
+            log.error("batch_failed", model=self.name, images=len(tickets), error=str(error), exc_info=True)
+            for ticket in tickets:
+                ticket.fail(Internal("the engine failed on this picture's batch; the log tells why"))
+            return
+        seconds = time.monotonic() - start
+        for ticket, row in zip(tickets, found, strict=True):
+            queue_s = start - ticket.submitted
+            QUEUE_SECONDS.observe(queue_s)
+            ticket.finish(Outcome(row, 1000 * queue_s, 1000 * seconds, len(tickets)))
+        ENGINE_SECONDS.observe(seconds)
+        BATCH_SIZE.observe(len(tickets))
+        if self._ran:
+            self._ran(len(tickets), seconds)
+        log.debug("batch_done", model=self.name, images=len(tickets), engine_ms=round(1000 * seconds, 3))
+
+    def _wanted(self, batch: _Batch) -> list[Ticket]:
+        """Drop what expired or went away; the rows of the others move up."""
+        now = time.monotonic()
+        wanted: list[Ticket] = []
+        for row, ticket in enumerate(batch.tickets):
+            if reason := ticket.unwanted(now):
+                DROPPED.labels(reason).inc()
+                ticket.drop(reason)
+                continue
+            if row != len(wanted):
+                batch.pixels[len(wanted)] = batch.pixels[row]
+            wanted.append(ticket)
+        return wanted
+
+
+def _always() -> bool:
+    return True
