@@ -15,8 +15,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     && rm -rf /opt/venv/lib/python3*/site-packages/pip /opt/venv/lib/python3*/site-packages/pip-* \
               /opt/venv/lib/python3*/site-packages/setuptools /opt/venv/lib/python3*/site-packages/setuptools-* \
               /opt/venv/lib/python3*/site-packages/pkg_resources /opt/venv/lib/python3*/site-packages/_distutils_hack \
-    && find /opt/venv -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
-    && find /opt/venv -name '*.so*' -exec strip --strip-unneeded {} + 2>/dev/null || true
+    && find /opt/venv -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
 
 FROM ${BASE_IMAGE}
 COPY --from=builder /opt/venv /opt/venv
