@@ -71,7 +71,7 @@ class ModelFile:
                 keys = " and ".join(f"quadrant.{key}" for key in missing)
                 raise StartError(f"{path} is a bare model, without {keys}; expected a self-describing one: {WAY_OUT}")
             if (claimed := said["quadrant.sha256"]) != (found := weights.sha256.hexdigest()):
-                raise StartError(f"{path}: the weights have SHA-256 {found}; expected {claimed}: damaged or mixed up, copy it again")
+                raise StartError(f"{path}: weights have SHA-256 {found}; expected {claimed}: copy the model again")
             try:
                 labels = recipe.parse_labels(said["quadrant.labels"])
                 return cls(

@@ -62,14 +62,15 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
     workers = decide("workers", min(MOST_WORKERS, max(1, cpus // CPUS_A_WORKER)),
                      f"{_count(cpus, 'usable CPU')}, a process for every {CPUS_A_WORKER}")
     share = max(1, cpus // workers)
-    engine_threads = decide("engine_threads", share, f"{_count(cpus, 'usable CPU')} over {_count(workers, 'process', 'processes')}")
+    processes = _count(workers, "process", "processes")
+    engine_threads = decide("engine_threads", share, f"{_count(cpus, 'usable CPU')} over {processes}")
     request_threads = decide("request_threads", min(MOST_REQUEST_THREADS, max(LEAST_REQUEST_THREADS, 8 * share)),
                              f"{LEAST_REQUEST_THREADS} or 8 a CPU: a slow sender holds one, without work")
     cuda = settings.provider == "cuda"
     batch_cap = decide("batch_cap", BATCH_CAP["cuda" if cuda else "cpu"], "for a GPU" if cuda else "for CPUs")
     decode_memory = decide("decode_memory", min(MOST_DECODE_MEMORY, max(LEAST_DECODE_MEMORY, memory // 2 // workers)),
-                           f"half of {memory / 2**30:.1f} GiB over {_count(workers, 'process', 'processes')}")
-    reasons["queue_capacity"] = f"{names.variable('queue_capacity')}"
+                           f"half of {memory / 2**30:.1f} GiB over {processes}")
+    reasons["queue_capacity"] = f"set by {names.variable('queue_capacity')}, or its default"
     return Plan(workers, request_threads, engine_threads, batch_cap, settings.queue_capacity, decode_memory, reasons)
 
 

@@ -158,7 +158,7 @@ def parse_golden(text: str | bytes, classes: int) -> tuple[Golden, ...]:
         if len(found) != classes:
             raise StartError(f"golden picture {row} has {len(found)} probabilities; the labels are {classes}")
         if not all(0 <= value <= 1 for value in found) or abs(sum(found) - 1) > 1e-2:  # fp16 sums are that loose
-            raise StartError(f"golden picture {row} has probabilities with the sum {sum(found):.4f}; expected 1, each from 0 to 1")
+            raise StartError(f"golden picture {row} has probabilities with the sum {sum(found):.4f}; expected 1, all from 0 to 1")
     return golden
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -13,9 +14,11 @@ from PIL import Image, ImageOps
 
 from service import images
 from service.problems import (
+    BadRequest,
     EmptyBody,
     PictureTooSmall,
     Problem,
+    TooLarge,
     TooManyPixels,
     UndecodablePicture,
     UnsupportedFormat,
@@ -228,12 +231,8 @@ def test_flipped_bytes_are_decoded_or_refused(data):
     bytes_ = bytearray(pictures.in_every_format()[name])
     for _ in range(data.draw(st.integers(1, 4))):
         bytes_[data.draw(st.integers(0, min(len(bytes_), 400) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        picture = images.decode(bytes(bytes_), max_pixels=1_000_000)
-    except Problem as problem:
-        assert 400 <= problem.status < 500
-    else:
-        assert picture.image.mode == "RGB"
+    with contextlib.suppress(BadRequest, TooLarge, UnsupportedFormat, UndecodablePicture):
+        assert images.decode(bytes(bytes_), max_pixels=1_000_000).image.mode == "RGB"
 
 
 @pytest.mark.parametrize(("data", "named"), [

@@ -1,0 +1,164 @@
+"""The engine: right numbers, on the provider that was asked for, whatever the company."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from service import engine, recipe
+from service.engine import Engine, EngineFault
+from service.modelfile import ModelFile
+from service.problems import StartError
+from service.recipe import Golden
+from tests import models
+
+
+class Stub:
+    """A session that returns what a test wants."""
+
+    def __init__(self, found: Any) -> None:
+        self.found = found
+
+    def run(self, *_: Any) -> Any:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return [self.found]
+
+
+def pixels(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, models.SIDE, models.SIDE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def running(tiny_model: ModelFile) -> Engine:
+    return Engine(tiny_model, "cpu", 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 32])
+def test_answers_are_right(running, count):
+    """Held against arithmetic that knows no ONNX."""
+    found = running.run(pixels(count))
+    assert found.dtype == np.float32
+    assert np.abs(found - models.expected(pixels(count))).max() < 1e-6
+
+
+def test_an_answer_does_not_depend_on_its_company(running):
+    """A picture is the same picture in a full batch."""
+    batch = pixels(9)
+    alone = np.concatenate([running.run(row[None]) for row in batch])
+    assert np.abs(running.run(batch) - alone).max() <= engine.BATCH_TOLERANCE["fp32"]
+
+
+def test_a_proven_model_says_how_close_it_came(running):
+    """Ready means proven."""
+    assert running.prove() <= engine.GOLDEN_TOLERANCE["fp32"]
+    running.warm(3)
+
+
+def test_external_weights_are_served_too(tmp_path):
+    """Large models keep them beside the file."""
+    model = ModelFile.open(models.build(tmp_path / "model.onnx", external=True))
+    assert Engine(model, "cpu", 1).prove() <= 1e-5
+
+
+def test_a_wrong_golden_answer_ends_the_start(tmp_path):
+    """A model that can't reproduce its own examples here would answer wrongly."""
+    model = ModelFile.open(models.build(tmp_path / "model.onnx", wrong_golden=True))
+    with pytest.raises(StartError, match=r"golden picture \d gives .*; expected .* within 1e-05"):
+        Engine(model, "cpu", 1).prove()
+
+
+def test_answers_that_depend_on_the_batch_end_the_start(tmp_path):
+    """Ranges taken over a whole batch would let strangers change one's answer."""
+    found = Engine(ModelFile.open(models.build(tmp_path / "model.onnx", batch_dependent=True)), "cpu", 1)
+    golden = []
+    for light in (40, 90, 160, 255):
+        image = models.quadrant_picture(0, light=light)
+        (answer,) = found.run(np.asarray(image)[None])
+        golden.append(Golden(models.png(image), tuple(map(float, answer))))
+    with pytest.raises(StartError, match="between alone and in a batch"):
+        found.prove(golden)
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    pytest.param({"input_type": TensorProto.FLOAT}, r"is float32 \(batch, 8, 8, 3\); expected uint8 \(batch, 8, 8, 3\)", id="float"),
+    pytest.param({"batch": 1}, r"is uint8 \(1, 8, 8, 3\)", id="fixed batch"),
+    pytest.param({"metadata": {"labels": recipe.dump([*models.LABELS, recipe.Label("q4", "middle")]), "golden": recipe.dump(
+        [Golden(b"", (1.0, 0.0, 0.0, 0.0, 0.0))] * 4)}}, "as there are 5 labels", id="a label too many"),
+])
+def test_a_model_of_another_shape_ends_the_start(tmp_path, broken, message):
+    """With what was found, what was expected, and the way out."""
+    model = ModelFile.open(models.build(tmp_path / "model.onnx", **broken))
+    with pytest.raises(StartError, match=message) as raised:
+        Engine(model, "cpu", 1)
+    assert "python -m export annotate" in str(raised.value)
+
+
+@pytest.mark.parametrize(("found", "message"), [
+    pytest.param(np.zeros((1, 4), np.float32), r"\(1, 4\) for 2 pictures", id="a row too few"),
+    pytest.param(np.zeros((2, 3), np.float32), "4 classes", id="a class too few"),
+    pytest.param(np.full((2, 4), np.nan, np.float32), "not finite", id="no numbers"),
+    pytest.param(RuntimeError("out of memory"), "failed on 2 pictures: out of memory", id="the runtime's own"),
+])
+def test_a_broken_answer_is_a_fault(tiny_model, monkeypatch, found, message):
+    """Rows that don't match their pictures would be handed to the wrong callers."""
+    broken = Engine(tiny_model, "cpu", 1)
+    monkeypatch.setattr(broken, "_session", Stub(found))
+    with pytest.raises(EngineFault, match=message):
+        broken.run(pixels(2))
+
+
+def test_threads_and_spinning_are_set(tiny_model, monkeypatch):
+    """Left alone, ONNX Runtime takes the host's cores and spins on them."""
+    seen: list[onnxruntime.SessionOptions] = []
+    real = onnxruntime.InferenceSession
+
+    def remember(source: Any, options: onnxruntime.SessionOptions, **rest: Any) -> Any:
+        seen.append(options)
+        return real(source, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", remember)
+    Engine(tiny_model, "cpu", 3)
+    (options,) = seen
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_auto_says_what_it_took_and_why(tiny_model, monkeypatch):
+    """Nobody should find out from the electricity bill."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CPU])
+    found = Engine(tiny_model, "auto", 1)
+    assert (found.provider, found.reason) == ("cpu", "auto: this onnxruntime is built without CUDA: install onnxruntime-gpu in its place")
+
+
+def test_cuda_without_cuda_ends_the_start(tiny_model, monkeypatch):
+    """In one line that says what is missing."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CPU])
+    with pytest.raises(StartError, match='QUADRANT_PROVIDER is "cuda", but this onnxruntime is built without CUDA'):
+        Engine(tiny_model, "cuda", 1)
+
+
+def test_a_session_that_silently_fell_back_is_noticed(tiny_model, monkeypatch):
+    """Asked for CUDA, ran on the CPU, nobody told: look at the session, never at the wheel's list."""
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(engine, "_lacking_cuda", lambda: "")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda source, options, providers: real(source, options, providers=[engine.CPU]))
+    with pytest.raises(StartError, match="CUDA does not work here: the session came up without it"):
+        Engine(tiny_model, "cuda", 1)
+    fallen = Engine(tiny_model, "auto", 1)
+    assert fallen.provider == "cpu"
+    assert fallen.reason.startswith("auto: CUDA does not work here")
+
+
+def test_what_the_runtime_refuses_is_one_line(tiny_model, monkeypatch):
+    """Its own messages run over many."""
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(StartError, match=r"ONNX Runtime refuses it: first line$"):
+        Engine(tiny_model, "cpu", 1)

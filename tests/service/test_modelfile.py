@@ -1,0 +1,159 @@
+"""Models on disk: believed only as far as they prove it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from service.modelfile import ModelFile
+from service.problems import StartError
+from tests import models
+
+
+def test_a_model_tells_all_about_itself(tiny_model):
+    """No second file is needed to serve it."""
+    assert tiny_model.recipe.name == "quadrants"
+    assert [label.label for label in tiny_model.labels] == ["top left", "top right", "bottom left", "bottom right"]
+    assert len(tiny_model.golden) == 4
+    assert tiny_model.layers == models.LAYERS
+    assert tiny_model.digest == hashlib.sha256(tiny_model.path.read_bytes()).hexdigest()
+    assert not tiny_model.external
+
+
+def test_weights_in_another_file_count_like_those_inside(tmp_path, tiny_model):
+    """The digest is of the weights, wherever they lie."""
+    outside = ModelFile.open(models.build(tmp_path / "model.onnx", external=True))
+    assert outside.external
+    assert (outside.weights_sha256, outside.weights_bytes) == (tiny_model.weights_sha256, tiny_model.weights_bytes)
+    assert outside.digest != tiny_model.digest
+
+
+@pytest.mark.parametrize("part", ["recipe", "labels", "golden", "sha256"])
+def test_a_bare_model_is_shown_the_way_out(tmp_path, part):
+    """People bring ONNX files from anywhere; the message says what to run."""
+    path = models.build(tmp_path / "model.onnx", without=(part,))
+    with pytest.raises(StartError, match=rf'quadrant\.{part}; expected .* run "python -m export annotate"'):
+        ModelFile.open(path)
+
+
+def test_a_model_without_a_layer_table_is_fine(tmp_path):
+    """It is for people only."""
+    assert ModelFile.open(models.build(tmp_path / "model.onnx", without=("layers",))).layers == ()
+
+
+@pytest.mark.parametrize(("key", "text", "message"), [
+    pytest.param("recipe", "{}", "quadrant.recipe can't be read", id="recipe"),
+    pytest.param("labels", "[]", "quadrant.labels is an empty list", id="labels"),
+    pytest.param("golden", "[]", "quadrant.golden has 0 pictures", id="golden"),
+    pytest.param("sha256", "0" * 64, "expected 0000", id="digest"),
+])
+def test_a_wrong_part_is_named_with_the_file(tmp_path, key, text, message):
+    """With ten models in a folder, which one matters."""
+    path = models.build(tmp_path / "model.onnx", metadata={key: text})
+    with pytest.raises(StartError, match=message) as raised:
+        ModelFile.open(path)
+    assert str(path) in str(raised.value)
+
+
+def test_changed_weights_are_noticed(tmp_path):
+    """A half-copied or mixed-up file would answer, only wrongly."""
+    path = models.build(tmp_path / "model.onnx", external=True)
+    weights = path.parent / "weights.bin"
+    weights.write_bytes(bytes([weights.read_bytes()[0] ^ 1]) + weights.read_bytes()[1:])
+    with pytest.raises(StartError, match="SHA-256"):
+        ModelFile.open(path)
+
+
+def test_short_weights_are_noticed(tmp_path):
+    """The commonest damage of a copy."""
+    path = models.build(tmp_path / "model.onnx", external=True)
+    weights = path.parent / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(StartError, match=r"has 23 bytes; expected at least 24"):
+        ModelFile.open(path)
+    weights.unlink()
+    with pytest.raises(StartError, match="No such file"):
+        ModelFile.open(path)
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "sub/weights.bin", "", "..", "."])
+def test_weights_stay_in_the_model_s_folder(tmp_path, location):
+    """A model from elsewhere must not read this machine's files."""
+    path = models.build(tmp_path / "folder" / "model.onnx", external=True)
+    (tmp_path / "secret").write_bytes(bytes(100))
+    relocate(path, location)
+    with pytest.raises(StartError, match="expected the bare name of a file beside the model"):
+        ModelFile.open(path)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    """A bare name may still point elsewhere."""
+    path = models.build(tmp_path / "folder" / "model.onnx", external=True)
+    weights = path.parent / "weights.bin"
+    weights.rename(tmp_path / "elsewhere.bin")
+    weights.symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(StartError, match="expected the bare name"):
+        ModelFile.open(path)
+
+
+def test_a_folder_mounted_by_links_is_fine(tmp_path):
+    """Kubernetes mounts each file as a link into a hidden folder beside it."""
+    models.build(tmp_path / "..data" / "model.onnx", external=True)
+    for name in ("model.onnx", "weights.bin"):
+        (tmp_path / name).symlink_to(tmp_path / "..data" / name)
+    assert ModelFile.open(tmp_path / "model.onnx").external
+
+
+@pytest.mark.parametrize("content", [
+    pytest.param(b"", id="nothing"),
+    pytest.param(b"hello, world", id="text"),
+    pytest.param(b"\xff" * 40, id="endless number"),
+    pytest.param(b"PK\x03\x04" + bytes(60), id="zip"),
+])
+def test_what_is_no_model_is_refused(tmp_path, content):
+    """In one line, with the file's name."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(StartError, match=r"model\.onnx"):
+        ModelFile.open(path)
+
+
+def test_a_model_cut_anywhere_is_refused(tmp_path):
+    """Never served, never a traceback."""
+    content = models.build(tmp_path / "model.onnx").read_bytes()
+    for length in range(0, len(content), 61):
+        (tmp_path / "cut.onnx").write_bytes(content[:length])
+        with pytest.raises(StartError):
+            ModelFile.open(tmp_path / "cut.onnx")
+
+
+def test_weights_as_lists_of_numbers_are_refused(tmp_path):
+    """The digest is over raw bytes; others would go unseen."""
+    path = models.build(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.graph.initializer.append(helper.make_tensor("listed", TensorProto.FLOAT, [2], [1.0, 2.0]))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(StartError, match='weights "listed" are a list of numbers'):
+        ModelFile.open(path)
+
+
+def test_a_model_that_changes_while_it_is_loaded_is_refused(tmp_path):
+    """What is served is what was checked."""
+    path = models.build(tmp_path / "model.onnx")
+    opened = ModelFile.open(path)
+    assert opened.read() == path.read_bytes()
+    models.build(path, name="another")
+    with pytest.raises(StartError, match="changed while it was loaded"):
+        opened.read()
+
+
+def relocate(path, location):
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(model.SerializeToString())
