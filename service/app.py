@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 
 from flask import Flask
@@ -11,7 +10,7 @@ from service import logs, planning
 from service.catalog import Catalog
 from service.problems import StartError
 from service.settings import Settings
-from service.web import classify, docs, errors, health, models, observe
+from service.web import classify, docs, errors, health, info, models, observe
 from service.web.parts import Parts, attach
 
 
@@ -27,12 +26,11 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
         _refuse_before_the_fork()
         logs.configure(settings.log_level)
         catalog = Catalog.load(settings, plan)
-        atexit.register(catalog.close)
     app = Flask("service", static_folder=None)
     attach(app, Parts(settings, plan, catalog))
     observe.install(app)
     errors.install(app)
-    for resource in (classify, models, health, docs):
+    for resource in (classify, models, health, info, docs):
         app.register_blueprint(resource.blueprint)
     return app
 

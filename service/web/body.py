@@ -6,16 +6,22 @@ Content-Length would look complete.
 
 from __future__ import annotations
 
-import contextlib
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from service.problems import BadRequest, IncompleteBody, SlowBody, TooManyBytes
+from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData
 
-PIECE = 64 * 2**10
-# A client that is still sending when it is refused would see a reset instead of the refusal.
+from service.problems import BadRequest, IncompleteBody, Problem, SlowBody, TooManyBytes
+
+# A client that still sends when it is refused would see a reset instead of the refusal: what it sends is taken in for
+# a while and forgotten.
 DISCARDED_BYTES, DISCARDED_S = 64 * 2**20, 2.0
+PATIENCE_S = 0.1
+READ = "quadrant.body_read"  # in the environ, once the whole body has been taken in
 
 
 def read(environ: dict[str, Any], limit: int, timeout_s: float) -> bytes:
@@ -27,75 +33,152 @@ def read(environ: dict[str, Any], limit: int, timeout_s: float) -> bytes:
         timeout_s: longest time for all of it.
     Raises:
         TooManyBytes: announced or sent more than `limit`.
-        IncompleteBody: ended before its Content-Length.
+        IncompleteBody: ended before its Content-Length, or before its last chunk.
         SlowBody: not all there in time.
         BadRequest: a length that is no number, or broken chunks.
     """
-    chunked = bool(environ.get("wsgi.input_terminated")) and "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
-    announced = None if chunked else _announced(environ)
+    announced = _announced(environ)
     if announced is not None and announced > limit:
         raise _too_many(announced, limit)
-    end, pieces, got = time.monotonic() + timeout_s, [], 0
-    try:
-        while announced is None or got < announced:
-            _wait_at_most(environ, end - time.monotonic(), got, timeout_s)
-            piece = environ["wsgi.input"].read(PIECE if announced is None else min(PIECE, announced - got))
-            if not piece:
-                break
-            got += len(piece)
-            if got > limit:
-                raise _too_many(got, limit)
-            pieces.append(piece)
-    except TimeoutError as error:
-        raise _slow(got, timeout_s) from error
-    except OSError as error:  # gunicorn's complaints about chunks are OSErrors too
-        raise BadRequest(f"the body broke off or was framed wrongly after {got:,} bytes: {error}") from error
-    finally:
-        _set_timeout(environ, None)
-    if announced is not None and got < announced:
-        raise IncompleteBody(f"the body ended after {got:,} bytes; its Content-Length is {announced:,}", received=got, announced=announced)
-    return b"".join(pieces)
+    wanted = limit + 1 if announced is None else announced
+    with _watchdog.watching(environ.get("gunicorn.socket"), timeout_s) as watch:
+        try:
+            content: bytes = environ["wsgi.input"].read(wanted) if wanted else b""
+        except Exception as error:  # a worker gives up by SystemExit, which passes; all else is the client's doing
+            raise _slow(timeout_s) if watch.late else _broken(error) from error
+    if announced is None and len(content) > limit:
+        raise _too_many(len(content), limit, " or more")
+    if announced is not None and len(content) < announced:
+        if watch.late:
+            raise _slow(timeout_s)
+        raise IncompleteBody(
+            f"body ended after {len(content):,} bytes; its Content-Length says {announced:,}",
+            body_bytes=len(content), content_length=announced)
+    environ[READ] = True
+    return content
 
 
-def discard(environ: dict[str, Any]) -> None:
-    """Take in what a refused client is still sending, within bounds, and let the connection end after the answer."""
-    if environ.get("CONTENT_LENGTH", "0") in ("", "0") and "HTTP_TRANSFER_ENCODING" not in environ:
+def unread(environ: dict[str, Any]) -> bool:
+    """The request has a body, and it was not read to its end: the connection can't serve another request."""
+    has = environ.get("CONTENT_LENGTH", "") not in ("", "0") or "HTTP_TRANSFER_ENCODING" in environ
+    return has and not environ.get(READ)
+
+
+def linger(environ: dict[str, Any]) -> None:
+    """Say that nothing more will be answered, and take in what the client still sends, until it closes or bounds are met.
+
+    To be called when the answer is out. gunicorn does the same, but for 64 KiB only.
+    """
+    connection = environ.get("gunicorn.socket")
+    if not isinstance(connection, socket.socket):
         return
     end, left = time.monotonic() + DISCARDED_S, DISCARDED_BYTES
-    with contextlib.suppress(OSError):
-        while left > 0 and (wait := end - time.monotonic()) > 0:
-            _set_timeout(environ, wait)
-            piece = environ["wsgi.input"].read(PIECE)
-            if not piece:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while left > 0 and (wait_s := end - time.monotonic()) > 0:
+            connection.settimeout(wait_s)
+            if not (piece := connection.recv(2**16)):
                 break
             left -= len(piece)
-    with contextlib.suppress(OSError):
-        _set_timeout(environ, None)
-        if isinstance(connection := environ.get("gunicorn.socket"), socket.socket):
-            connection.shutdown(socket.SHUT_RD)
 
 
-def _announced(environ: dict[str, Any]) -> int:
+def now() -> float:
+    """The moment from which `gone` counts."""
+    return time.monotonic()
+
+
+def gone(environ: dict[str, Any], since: float) -> bool:
+    """Whether the client of a request that has to wait has closed its connection; quick, from any thread.
+
+    A client may close its sending side and still listen: who need not wait is answered without being asked.
+    """
+    connection = environ.get("gunicorn.socket")
+    if not isinstance(connection, socket.socket) or time.monotonic() - since < PATIENCE_S:
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except (OSError, ValueError) as error:  # ValueError: TLS, where one can't peek
+        return isinstance(error, OSError)
+
+
+class _Watch:
+    """One body that is being read; `late` once its time was up."""
+
+    def __init__(self, connection: socket.socket, end: float) -> None:
+        self.connection, self.end, self.late = connection, end, False
+
+
+class _Watchdog:
+    """Ends reads that take too long, by closing the connection's reading side; one thread, started by the first body.
+
+    A timeout on the socket would not do: it begins anew with each byte that trickles in.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open: set[_Watch] = set()
+        self._next = float("inf")  # when the thread looks again
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def watching(self, connection: Any, timeout_s: float) -> Iterator[_Watch]:
+        """Let reads inside the block find the end of the stream once the time is up."""
+        watch = _Watch(connection, time.monotonic() + timeout_s)
+        if not isinstance(connection, socket.socket):  # a test client: the body is there already
+            yield watch
+            return
+        with self._changed:
+            self._open.add(watch)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="slow bodies", daemon=True)
+                self._thread.start()
+            if watch.end < self._next:
+                self._changed.notify()
+        try:
+            yield watch
+        finally:
+            with self._changed:
+                self._open.discard(watch)
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for watch in [each for each in self._open if each.end <= now]:
+                    self._open.discard(watch)
+                    watch.late = True
+                    with suppress(OSError):
+                        watch.connection.shutdown(socket.SHUT_RD)
+                self._next = min((each.end for each in self._open), default=float("inf"))
+                self._changed.wait(None if self._next == float("inf") else max(0.0, self._next - now))
+
+
+_watchdog = _Watchdog()
+
+
+def _announced(environ: dict[str, Any]) -> int | None:
+    """The Content-Length; 0 without one; `None` for chunks, which the server takes apart."""
+    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower() and environ.get("wsgi.input_terminated"):
+        return None
     text = environ.get("CONTENT_LENGTH") or "0"
-    if not text.isascii() or not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise BadRequest(f'Content-Length is "{text[:40]}"; expected a whole number of bytes')
     return int(text)
 
 
-def _wait_at_most(environ: dict[str, Any], seconds: float, got: int, timeout_s: float) -> None:
-    if seconds <= 0:
-        raise _slow(got, timeout_s)
-    _set_timeout(environ, seconds)
+def _broken(error: Exception) -> Problem:
+    ended = isinstance(error, NoMoreData | ConnectionError) or (isinstance(error, ChunkMissingTerminator) and not error.term)
+    if ended:
+        return IncompleteBody("body ended before its last chunk")
+    return BadRequest(f"body can't be read: {error}")
 
 
-def _set_timeout(environ: dict[str, Any], seconds: float | None) -> None:
-    if isinstance(connection := environ.get("gunicorn.socket"), socket.socket):
-        connection.settimeout(seconds)
+def _slow(timeout_s: float) -> SlowBody:
+    return SlowBody(f"body did not arrive within {timeout_s:g} s", body_timeout_s=timeout_s)
 
 
-def _slow(got: int, timeout_s: float) -> SlowBody:
-    return SlowBody(f"{got:,} bytes of the body arrived within {timeout_s:g} s, and it is not complete", received=got, timeout_s=timeout_s)
-
-
-def _too_many(found: int, limit: int) -> TooManyBytes:
-    return TooManyBytes(f"body is {found:,} bytes or more; this server accepts up to {limit:,}", bytes=found, max_body_bytes=limit)
+def _too_many(found: int, limit: int, more: str = "") -> TooManyBytes:
+    return TooManyBytes(
+        f"body is {found:,} bytes{more}; this server accepts up to {limit:,}", body_bytes=found, max_body_bytes=limit)

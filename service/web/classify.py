@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from flask import Blueprint, Response, g, request
 
-from service.classifier import Answer
+from service.classifier import Answer, Classifier, Timing
 from service.problems import Problem
-from service.web import uploads
+from service.web import answers, body, uploads
 from service.web.parts import here
 
 blueprint = Blueprint("classify", __name__)
-encoder = msgspec.json.Encoder()
 
 
 @blueprint.post("/classify")
@@ -19,20 +21,37 @@ def classify() -> Response:
     """Answer one picture with its predictions, several with a list."""
     parts = here()
     upload = uploads.read(request, parts.settings)
+    parts.catalog.require()
     classifier = parts.catalog.find(upload.options.model, upload.options.version)
-    deadline = classifier.deadline()
-    if not upload.many:
-        answer = classifier.classify(upload.pictures[0], upload.options, deadline)
-        response = Response(encoder.encode(answer), content_type="application/json")
-        timing = answer.timing_ms
-        response.headers["Server-Timing"] = (
-            f"decode;dur={timing.decode}, preprocess;dur={timing.preprocess}, queue;dur={timing.queue},"
-            f" inference;dur={timing.inference}"
-        )
-        return response
-    answers = classifier.classify_many(upload.pictures, upload.options, deadline)
-    return Response(encoder.encode({"results": [_result(one) for one in answers]}), content_type="application/json")
+    gone = partial(body.gone, request.environ, body.now())
+    if upload.several:
+        results = _each(classifier, upload, gone)
+        timings = [result.timing_ms for result in results if isinstance(result, Answer)]
+        response = answers.json({"results": [_result(result) for result in results]})
+    else:
+        (picture,) = upload.pictures
+        assert isinstance(picture, bytes)  # of one alone, `uploads` raises the problem
+        answer = classifier.classify(picture, upload.options, classifier.deadline(), gone)
+        timings = [answer.timing_ms]
+        response = answers.json(answer)
+    response.headers["Server-Timing"] = _server_timing(timings)
+    return response
 
 
-def _result(answer: Answer | Problem) -> object:
-    return answer.document(g.request_id) if isinstance(answer, Problem) else answer
+def _each(classifier: Classifier, upload: uploads.Upload, gone: Callable[[], bool]) -> list[Answer | Problem]:
+    """One result a picture, in order; what could not even be unpacked keeps its place."""
+    classifier.check(upload.options)
+    whole = [picture for picture in upload.pictures if isinstance(picture, bytes)]
+    found = iter(classifier.classify_many(whole, upload.options, classifier.deadline(), gone) if whole else [])
+    return [picture if isinstance(picture, Problem) else next(found) for picture in upload.pictures]
+
+
+def _result(result: Answer | Problem) -> Any:
+    return {"problem": result.document(g.request_id)} if isinstance(result, Problem) else result
+
+
+def _server_timing(timings: list[Timing]) -> str:
+    """For browsers' developer tools; of several pictures the slowest in each phase, for they overlap."""
+    phases = [f"{phase};dur={max(getattr(timing, phase) for timing in timings)}"
+              for phase in ("decode", "preprocess", "queue", "inference") if timings]
+    return ", ".join([*phases, f"total;dur={answers.elapsed_ms():.3f}"])

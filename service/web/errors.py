@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
-from flask import Flask, Response, g, json, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from service import logs, metrics
-from service.problems import BadRequest, Internal, MethodNotAllowed, NotFound, Problem, TooManyBytes
-from service.web import body
+from service import logs
+from service.metrics import REFUSED
+from service.problems import BadRequest, Internal, MethodNotAllowed, NotFound, Problem, TooLarge, UnsupportedMediaType
+from service.web import answers
 
 log = logs.get(__name__)
 
-MEDIA_TYPE = "application/problem+json"
+SHOWN = 100  # characters of a client's address that a message repeats
 
 
 def install(app: Flask) -> None:
@@ -24,36 +23,31 @@ def install(app: Flask) -> None:
 
 
 def refuse(problem: Problem) -> Response:
-    """The response to a problem; what the client still sends is taken in first."""
-    if problem.status in (400, 408, 413, 415):
-        body.discard(request.environ)
-    metrics.REFUSED.labels(code=problem.code).inc()
-    document = problem.document(g.get("request_id", ""))
-    response = Response(json.dumps(document, ensure_ascii=False), problem.status, content_type=MEDIA_TYPE)
-    if problem.retry_after_s is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
+    """The response to a problem, counted and logged."""
+    REFUSED.labels(problem.code).inc()
     log.info("refused", code=problem.code, status=int(problem.status), detail=problem.detail)
-    return response
+    return answers.problem(problem)
 
 
 def _http(error: HTTPException) -> Response:
-    status = error.code or 500
-    if status < 400:  # redirects are exceptions too
-        return error.get_response()  # type: ignore[return-value]
-    if status == 404:
-        return refuse(NotFound(f"there is nothing at {request.path[:200]}; see /docs for what there is"))
-    if status == 405:
-        allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or []))
-        response = refuse(MethodNotAllowed(f"{request.method[:20]} is not allowed at {request.path[:200]}; expected {allowed}"))
-        response.headers["Allow"] = allowed
+    """Flask's and werkzeug's own errors; what belongs to the status, such as Allow, is kept."""
+    path = request.path[:SHOWN]
+    if error.code == 404:
+        return refuse(NotFound(f'there is nothing at "{path}"; /docs tells what there is'))
+    if error.code == 405:
+        allowed = sorted(getattr(error, "valid_methods", None) or [])
+        response = refuse(MethodNotAllowed(
+            f'"{path}" does not answer to {request.method[:SHOWN]}; expected {", ".join(allowed)}', allowed=allowed))
+        response.headers["Allow"] = ", ".join(allowed)
         return response
-    if status == 413:
-        return refuse(TooManyBytes(f"the request is too large: {error.description}"))
-    if status < 500:
-        return refuse(BadRequest(f"the request can't be understood: {error.description}"))
-    return _unexpected(error)
+    if error.code is None or error.code >= 500:
+        return _unexpected(error)
+    if error.code < 400:  # a redirect
+        return Response(status=error.code, headers=dict(error.get_headers()))
+    kind = {413: TooLarge, 415: UnsupportedMediaType}.get(error.code, BadRequest)
+    return refuse(kind(f"request can't be understood: {error.description}"))
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("unexpected", path=request.path[:200], exc_info=error)
-    return refuse(Internal("the cause is in the service's log, under the request's id"))
+    log.error("unexpected", path=request.path[:SHOWN], exc_info=error)
+    return refuse(Internal("this request met a fault of ours; the log has more under its id"))

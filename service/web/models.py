@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from flask import Blueprint, Response, request
 
 from service.classifier import Classifier
 from service.problems import BadOption
+from service.web import answers, uploads
 from service.web.parts import here
 
 blueprint = Blueprint("models", __name__)
@@ -16,19 +16,19 @@ blueprint = Blueprint("models", __name__)
 
 @blueprint.get("/models")
 def models() -> Response:
-    """Every model and version, a line each."""
+    """Every model and version, in short."""
     catalog = here().catalog
-    return _json({"default": catalog.default, "models": [_line(one) for one in catalog.all()]})
+    return answers.json({"default": catalog.default, "models": [_short(each) for each in catalog.models()]})
 
 
 @blueprint.get("/models/<name>")
 def model(name: str) -> Response:
     """One model: its recipe in words and as JSON, and its layer table."""
-    one = here().catalog.find(name, _version())
-    layers = one.model.layers
-    return _json(_line(one) | {
-        "words": one.model.recipe.in_words(),
-        "recipe": one.model.recipe,
+    found = _asked_for(name)
+    layers = found.model.layers
+    return answers.json(_short(found) | {
+        "words": found.model.recipe.in_words(),
+        "recipe": found.model.recipe,
         "layers": layers,
         "parameters": sum(layer.parameters for layer in layers),
         "multiply_adds": sum(layer.multiply_adds for layer in layers),
@@ -37,28 +37,36 @@ def model(name: str) -> Response:
 
 @blueprint.get("/models/<name>/labels")
 def labels(name: str) -> Response:
-    """One model's labels, in the order of its outputs."""
-    one = here().catalog.find(name, _version())
-    return _json({"name": one.name.name, "version": one.version, "labels": one.model.labels})
+    """One model's labels, in the order of its output."""
+    found = _asked_for(name)
+    return answers.json({"name": found.name, "version": found.version, "labels": found.model.labels})
 
 
-def _version() -> int | None:
-    text = request.args.get("version")
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10):
-        raise BadOption(f'version is "{text[:60]}"; expected a whole number from 1 up', option="version")
-    return int(text)
+def _asked_for(name: str) -> Classifier:
+    """The model of the address, in the version of the query or the highest.
+
+    Raises:
+        UnknownModel: there is none.
+        BadOption: the query says more than a version.
+    """
+    asked = uploads.options(uploads.Given(*pair) for pair in request.args.items(multi=True))
+    for option in ("top_k", "threshold", "model"):
+        if option in request.args:
+            raise BadOption(f'option "{option}" is not known here; expected version', option=option, known=["version"])
+    return here().catalog.find(name, asked.version)
 
 
-def _line(one: Classifier) -> dict[str, Any]:
-    recipe = one.model.recipe
+def _short(found: Classifier) -> dict[str, Any]:
+    recipe = found.model.recipe
     return {
-        "name": one.name.name, "version": one.version, "digest": one.name.digest, "ready": one.ready,
-        "classes": len(one.model.labels), "input": recipe.input, "architecture": recipe.architecture,
-        "precision": recipe.precision, "description": recipe.description,
+        "name": found.name,
+        "version": found.version,
+        "digest": found.model.digest,
+        "ready": found.ready,
+        "description": recipe.description,
+        "architecture": recipe.architecture,
+        "precision": recipe.precision,
+        "classes": found.classes,
+        "input": recipe.input,
+        "provider": found.engine.provider,
     }
-
-
-def _json(content: Any) -> Response:
-    return Response(msgspec.json.encode(content), content_type="application/json")
