@@ -48,12 +48,13 @@ class Catalog:
         atexit.register(self.close)
 
     @classmethod
-    def load(cls, settings: Settings, planned: Plan | None = None) -> Catalog:
+    def load(cls, settings: Settings, planned: Plan | None = None, only_default: bool = False) -> Catalog:
         """Load, prove and warm every version of every model in the folder.
 
         Args:
             settings: where they are, which is the default, where the engine runs.
             planned: the numbers; planned here unless given.
+            only_default: of the default model alone.
         Raises:
             StartError: one of them can't be served as it is.
         """
@@ -61,6 +62,8 @@ class Catalog:
         found = shelf.places(settings.models)
         default = shelf.choose(found, settings)
         first = shelf.latest(found, default.name)
+        if only_default:
+            found = [place for place in found if place.name == default.name]
         admission = Admission(planned)
         classifiers: list[Classifier] = []
         try:

@@ -184,11 +184,14 @@ class Classifier:
         return result
 
     def classify_many(
-        self, pictures: Sequence[bytes], options: Options = DEFAULTS, deadline: float | None = None,
+        self, pictures: Sequence[bytes | Problem], options: Options = DEFAULTS, deadline: float | None = None,
         gone: Callable[[], bool] | None = None,
     ) -> list[Answer | Problem]:
         """Classify several; while one is decoded, those before it are in the engine already.
 
+        Args:
+            pictures: encoded; a problem in the place of one that could not be had becomes its result.
+            options, deadline, gone: as in `classify`.
         Returns:
             One entry a picture, in order: its answer, or its own problem.
         Raises:
@@ -197,7 +200,7 @@ class Classifier:
         return self._all(pictures, options, deadline, gone)
 
     def _all(
-        self, pictures: Sequence[bytes], options: Options, deadline: float | None, gone: Callable[[], bool] | None,
+        self, pictures: Sequence[bytes | Problem], options: Options, deadline: float | None, gone: Callable[[], bool] | None,
     ) -> list[Answer | Problem]:
         top_k = self.check(options)
         until = self.deadline() if deadline is None else deadline
@@ -211,8 +214,10 @@ class Classifier:
                 places.leave()
         return results
 
-    def _enter(self, data: bytes, deadline: float, gone: Callable[[], bool] | None) -> _Waiting | Problem:
+    def _enter(self, data: bytes | Problem, deadline: float, gone: Callable[[], bool] | None) -> _Waiting | Problem:
         """Decode a picture and hand it to the batcher; a problem is this picture's own."""
+        if isinstance(data, Problem):
+            return data
         try:
             prepared = self._prepare(data, deadline)
             return _Waiting(prepared, self.batcher.submit(prepared.pixels, deadline, gone))

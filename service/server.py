@@ -1,0 +1,249 @@
+"""gunicorn as a library: the address, the processes, how they start, drain and end.
+
+The master makes no session and loads no ONNX Runtime; each worker loads the application for itself, after the fork.
+Exit codes: 0 after SIGTERM or SIGINT, 2 where the service can't start as it is set, 1 for a fault of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from gunicorn import glogging
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.gthread import ThreadWorker
+
+from service import logs, metrics, planning, shelf
+from service import settings as names
+from service.planning import Plan
+from service.problems import StartError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+log = logs.get(__name__)
+
+BOOT_S = 300  # a worker's heartbeat begins when its models are loaded and proven; later only a hung process misses it
+KEEPALIVE_S = 65  # longer than a balancer keeps an idle connection (60 s is usual), so that it never picks one that is closing
+CONNECTIONS = 1000  # open ones, a worker; the rest waits in the kernel's queue
+BACKLOG = 1024
+SLACK_S = 2.0  # gunicorn's loop looks about once a second
+HALTING = {Arbiter.WORKER_BOOT_ERROR: 1, Arbiter.APP_LOAD_ERROR: 2}  # how a worker that can't start ends the master → our code
+KEY = "quadrant"  # under which the application keeps its parts (`web/parts.py`)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """A `gthread` worker that is unready before it stops, and serves on in between."""
+
+    alive: bool
+    stops_at: float | None = None  # on the clock of `time.monotonic`, once SIGTERM has come
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: readiness turns 503 now; new connections are refused after the drain's delay."""
+        if self.stops_at is not None:
+            return
+        delay_s = 0.0
+        if application := getattr(self, "wsgi", None):
+            parts = application.extensions[KEY]
+            parts.catalog.begin_drain()
+            delay_s = parts.settings.drain_delay_s
+        self.stops_at = time.monotonic() + delay_s
+        if not delay_s:
+            super().handle_exit(sig, frame)
+
+    def notify(self) -> None:
+        """Called from the worker's loop at least once a second."""
+        super().notify()
+        if self.alive and self.stops_at is not None and time.monotonic() >= self.stops_at:
+            self.alive = False
+            self.method_queue.defer(lambda: None)  # so that the loop doesn't wait another second
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """As for connections kept alive, so for those that never said anything: they don't hold up a stop."""
+        super()._cap_keepalive(deadline)
+        for connection in self.pending_conns:
+            connection.timeout = min(connection.timeout, deadline)
+
+
+class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's log as lines of JSON among ours; a start that failed on purpose is one line, which is ours."""
+
+    def setup(self, cfg: Any) -> None:
+        """Let everything go to the root's handler."""
+        super().setup(cfg)
+        for logger in (self.error_log, self.access_log):
+            logger.handlers.clear()
+            logger.propagate = True
+
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """A reason not to start needs no traceback."""
+        if not isinstance(sys.exc_info()[1], StartError):
+            super().exception(msg, *args, **kwargs)
+
+    def error(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """What gunicorn adds to a failed start says nothing new."""
+        echo = msg.startswith(("Shutting down", "Reason")) or (msg.startswith("Worker") and args[-1] in HALTING)
+        (super().debug if echo else super().error)(msg, *args, **kwargs)
+
+
+class Once:
+    """Something that only one of several processes does: who comes first."""
+
+    def __init__(self) -> None:
+        self._token, writer = os.pipe()
+        os.set_blocking(self._token, False)
+        os.write(writer, b"1")
+        os.close(writer)
+
+    def mine(self) -> bool:
+        """True for the first caller only, over all processes forked from this one."""
+        return bool(os.read(self._token, 1))  # empty at the pipe's end: it has no writer any more
+
+
+class Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """What gunicorn runs: our configuration and our application."""
+
+    def __init__(self, settings: Settings, plan: Plan, listener: socket.socket, default: shelf.Default) -> None:
+        self._settings, self._plan, self._default = settings, plan, default
+        self._address = address(listener)
+        self._bind = f"fd://{listener.detach()}"
+        self._announced, self._complained = Once(), Once()
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand our configuration to gunicorn."""
+        for name, value in configuration(self._settings, self._plan).items():
+            self.cfg.set(name, value)
+        self.cfg.set("bind", self._bind)
+        self.cfg.set("post_worker_init", self._announce)
+
+    def load(self) -> Flask:
+        """Load the models, in the worker."""
+        from service.app import create_app
+
+        try:
+            return create_app(self._settings)
+        except StartError as error:
+            if self._complained.mine():
+                print(f"Error: {error}", file=sys.stderr, flush=True)
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+
+    def _announce(self, worker: Worker) -> None:
+        if not self._announced.mine():
+            return
+        first = worker.wsgi.extensions[KEY].catalog.find()
+        lines = [f"Quadrant serves {self._address}",
+                 f"  model             {first.name}/{first.version} ({self._default.reason})",
+                 f"  provider          {first.engine.provider} ({first.engine.reason})"]
+        lines += plan_lines(self._plan)
+        print("\n".join(lines), flush=True)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        StartError: the address, a model or a setting can't be used.
+        SystemExit: with the exit code.
+    """
+    logs.configure(settings.log_level)
+    for sentence in names.unknown():
+        log.warning("unknown_setting", detail=sentence)
+    metrics.prepare_directory()
+    plan = planning.plan(settings)
+    default = shelf.check(settings)
+    service = Service(settings, plan, listen(settings.host, settings.port), default)
+    master = os.getpid()
+    try:
+        Arbiter(service).run()
+    except SystemExit as end:
+        if os.getpid() == master and end.code in HALTING:
+            raise SystemExit(HALTING[end.code]) from None
+        raise
+
+
+def configuration(settings: Settings, plan: Plan) -> dict[str, Any]:
+    """gunicorn's settings, by their names there."""
+    return {
+        "bind": f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}",
+        "workers": plan.workers,
+        "threads": plan.request_threads,
+        "worker_class": Worker,
+        "worker_connections": max(CONNECTIONS, 2 * plan.request_threads),
+        "backlog": BACKLOG,
+        "keepalive": KEEPALIVE_S,
+        "timeout": BOOT_S,
+        "graceful_timeout": math.ceil(settings.drain_delay_s + settings.drain_timeout_s + SLACK_S),
+        "logger_class": Log,
+        "loglevel": "debug" if settings.log_level == "debug" else "warning",
+        "control_socket_disable": True,  # nobody asks it, and it would lie about in the working directory
+        "proc_name": "quadrant",
+        "child_exit": _child_exit,
+    }
+
+
+def for_gunicorn() -> dict[str, Any]:
+    """The same for those who start gunicorn themselves, from `gunicorn.conf.py`; run in the master, before any fork.
+
+    Raises:
+        SystemExit: the settings can't be used.
+    """
+    try:
+        settings = Settings.read()
+        logs.configure(settings.log_level)
+        metrics.prepare_directory()
+        return configuration(settings, planning.plan(settings))
+    except StartError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; the master keeps it over the life of its workers.
+
+    Raises:
+        StartError: the address can't be had.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StartError(f'QUADRANT_HOST is "{host}": {error.strerror}; expected an address of this machine') from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(place)
+        listener.listen(BACKLOG)  # now, so that a second service on this port is refused here
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"{host}:{port} can't be listened on: {error.strerror}; choose another with --port (0: a free one)") from error
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """`http://HOST:PORT`."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan for people: each number with its reason."""
+    lines = []
+    for name, reason in plan.reasons.items():
+        number = getattr(plan, name)
+        shown = f"{number // 2**20:,} MiB" if name == "decode_memory" else str(number)
+        lines.append(f"  {name.replace('_', ' '):<17} {shown} ({reason})")
+    return lines
+
+
+def _child_exit(_: Arbiter, worker: Worker) -> None:
+    metrics.mark_dead(worker.pid)
+    logging.getLogger("gunicorn.error").debug("worker %s is gone", worker.pid)
