@@ -34,8 +34,10 @@ from service.recipe import Preprocessing
 MAX_PIXELS = 50_000_000
 # Decoding goes over a progressive JPEG once a scan. Usual ones have about ten.
 MOST_SCANS = 100
-MOST_SCANNED_PIXELS = 2_000_000_000  # scans × pixels: about 10 s of processor time
-MOST_RESIZED_PIXELS = 50_000_000  # between resize and crop: a picture of 1 × 60,000 would become one of 256 × 15 million
+MOST_SCANNED_PIXELS = 2_000_000_000  # scans × pixels: some seconds of processor time
+# Between resize and crop: a picture of 1 × 60,000 would become one of 256 × 15 million, whatever its own memory was.
+MOST_RESIZED_PIXELS = 5_000_000
+MOST_ELONGATED = 32  # longer side in shorter sides; up to here a picture is accepted, however large the input
 
 PLUGINS = {"JPEG": JpegImagePlugin, "PNG": PngImagePlugin, "WebP": WebPImagePlugin,
            "GIF": GifImagePlugin, "BMP": BmpImagePlugin, "TIFF": TiffImagePlugin}
@@ -45,8 +47,9 @@ UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4:
            8: Image.Transpose.ROTATE_90}
 ORIENTATION = 0x0112  # EXIF and TIFF
 
-# Bytes a pixel while it is decoded, converted and turned; Pillow keeps RGB in 4. WebP was seen at 18 (7000 × 7000: 850 MiB).
-BYTES_A_PIXEL = {"JPEG": 8, "PNG": 12, "WebP": 20, "GIF": 12, "BMP": 8, "TIFF": 16}
+# Bytes a pixel while it is decoded, converted and turned; Pillow keeps RGB in 4. Seen at most, over modes and orientations
+# at 12 million pixels: JPEG 8, PNG 12, WebP 16, GIF 9, BMP 5, TIFF 12; and 18 for a WebP of 49 million.
+BYTES_A_PIXEL = {"JPEG": 8, "PNG": 12, "WebP": 24, "GIF": 12, "BMP": 8, "TIFF": 16}
 PROGRESSIVE_BYTES_A_PIXEL = 6  # 16 bits for each of three coefficients
 LEAST_BYTES = 2**20
 
@@ -138,7 +141,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
 def decode_bytes(header: Header) -> int:
     """Memory that decoding takes at its peak, estimated from above; for admission."""
     each = BYTES_A_PIXEL[header.format] + (PROGRESSIVE_BYTES_A_PIXEL if header.progressive else 0)
-    if header.mode not in ("RGB", "L", "1") and header.format == "JPEG":
+    if header.mode != "RGB" and header.format == "JPEG":
         each += 4
     return LEAST_BYTES + header.width * header.height * each
 
@@ -210,10 +213,11 @@ def fit(image: Image.Image, preprocessing: Preprocessing, width: int, height: in
     """
     short, long = sorted(image.size)
     longer = int(preprocessing.resize * long / short)
-    if longer * preprocessing.resize > MOST_RESIZED_PIXELS:
+    most = max(MOST_RESIZED_PIXELS, MOST_ELONGATED * preprocessing.resize**2)
+    if longer * preprocessing.resize > most:
         raise PictureTooSmall(
             f"picture of {image.width:,} × {image.height:,} would become {preprocessing.resize:,} × {longer:,} pixels; "
-            f"expected at most {MOST_RESIZED_PIXELS:,} of them: cut it to what it shows", width=image.width, height=image.height)
+            f"expected at most {most:,} of them: cut it to what it shows", width=image.width, height=image.height)
     size = (preprocessing.resize, longer) if image.width <= image.height else (longer, preprocessing.resize)
     left, top = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
     box = (left, top, left + width, top + height)
@@ -287,7 +291,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(narrow).convert("RGB")
     try:
         if not image.has_transparency_data:
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
         layers = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(layers, mask=layers)

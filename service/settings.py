@@ -103,7 +103,7 @@ class Settings:
     log_level: str = setting("info", "least severe event that is logged", choices=("debug", "info", "warning", "error"))
 
     @classmethod
-    def read(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
+    def read(cls, environ: Mapping[str, str] = os.environ, /, **overrides: Any) -> Settings:
         """Read the environment; overrides (the command line) win.
 
         Args:

