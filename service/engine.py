@@ -5,7 +5,7 @@ Make an engine in the process that runs it, never before a fork: a session's thr
 
 from __future__ import annotations
 
-import ctypes.util
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,8 +153,10 @@ def _lacking_cuda() -> str:
     """What is missing for CUDA before a session is even tried; empty when nothing is."""
     if CUDA not in onnxruntime.get_available_providers():
         return "this onnxruntime is built without CUDA: install onnxruntime-gpu in its place"
-    if not ctypes.util.find_library("cuda"):
-        return "there is no NVIDIA driver (libcuda)"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver (libcuda.so.1)"
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries where pip has put them
     return ""

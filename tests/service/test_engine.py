@@ -167,3 +167,15 @@ def test_what_the_runtime_refuses_is_one_line(tiny_model, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     with pytest.raises(StartError, match=r"ONNX Runtime refuses it: first line$"):
         Engine(tiny_model, "cpu", 1)
+
+
+def test_a_missing_driver_is_named(tiny_model, monkeypatch):
+    """The CUDA image on a machine without a GPU, or without the container's runtime for one."""
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CUDA, engine.CPU])
+    monkeypatch.setattr(engine.ctypes, "CDLL", absent)
+    with pytest.raises(StartError, match=r"no NVIDIA driver \(libcuda\.so\.1\)"):
+        Engine(tiny_model, "cuda", 1)
+    assert Engine(tiny_model, "auto", 1).reason == "auto: there is no NVIDIA driver (libcuda.so.1)"
