@@ -7,7 +7,6 @@ folder that holds one folder a class. Every picture is decoded once; later runs 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -19,7 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+
+from service import images
+from service.planning import usable_cpus
+from service.problems import Problem
+from service.recipe import Preprocessing
 
 KEPT_BACK = 25  # training pictures a class that no training ever sees
 _PICTURES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -227,10 +230,10 @@ def _decoded(read: Read, entries: list[_Entry], file: Path, side: int) -> Split:
         half = file.with_suffix(f".{os.getpid()}.part")
         try:
             pixels = np.lib.format.open_memmap(half, "w+", np.uint8, (len(entries), side, side, 3))
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            with ThreadPoolExecutor(usable_cpus()) as pool:
                 for start in range(0, len(entries), 1024):
                     part = [(entry.name, read(entry.name)) for entry in entries[start : start + 1024]]
-                    pixels[start : start + len(part)] = list(pool.map(lambda item: _square(*item, side), part))
+                    pixels[start : start + len(part)] = list(pool.map(lambda item: _square(item[0], item[1], side), part))
             pixels.flush()
             half.replace(file)  # a reader sees all pictures or no file
         finally:
@@ -239,12 +242,9 @@ def _decoded(read: Read, entries: list[_Entry], file: Path, side: int) -> Split:
 
 
 def _square(name: str, data: bytes, side: int) -> np.ndarray:
-    """Encoded picture → (side, side, 3) uint8."""
+    """Encoded picture → (side, side, 3) uint8, by the path that serves: what is learnt is what will be seen."""
+    whole = Preprocessing(resize=side, mean=(0, 0, 0), std=(1, 1, 1))  # the normalisation is the training's own
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            picture = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise UnusableData(f"{name} can't be decoded: {error}") from error
-    if picture.size != (side, side):
-        picture = picture.resize((side, side))
-    return np.asarray(picture)
+        return images.prepare(data, whole, side, side).pixels
+    except Problem as problem:
+        raise UnusableData(f"{name} can't be decoded: {problem}") from problem

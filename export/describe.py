@@ -19,7 +19,6 @@ from service import recipe as recipes
 from service.problems import StartError
 from service.recipe import Golden, Label, Layer, Recipe
 
-
 WIDTH = 116  # columns that the layer table takes
 
 

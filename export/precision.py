@@ -23,7 +23,7 @@ def bfloat16_pays(network: nn.Module, side: int, device: torch.device) -> bool:
     Without AVX512-BF16 or AMX it is emulated, and was seen to take twelve times as long.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if not any(flag in processor() for flag in ("avx512_bf16", "amx_bf16")):
         return False
     pixels = torch.randn(32, 3, side, side).contiguous(memory_format=torch.channels_last)

@@ -6,12 +6,12 @@ import csv
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.progress import TaskID
 
 
 class Progress:
@@ -64,7 +64,7 @@ def write(rows: list[dict[str, float]], folder: Path) -> None:
     for key, name in (("kept_back_top5", "top-5, kept back"), ("kept_back_top1", "top-1, kept back"),
                       ("train_top1", "top-1, training (cropped, dropout)")):
         axes.plot(epochs, [100 * row[key] for row in rows], marker="o", markersize=4, label=name)
-    changes = [row["epoch"] for before, row in zip(rows, rows[1:], strict=False) if row["pixels"] != before["pixels"]]
+    changes = [row["epoch"] for before, row in pairwise(rows) if row["pixels"] != before["pixels"]]
     for epoch in changes:
         axes.axvline(epoch - 0.5, color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel="epoch (dotted: larger pictures)", ylabel="accuracy, %", ylim=(0, 100))

@@ -90,12 +90,14 @@ class _Trainer:
         torch.manual_seed(hyper.seed)
         self.hyper, self.pictures, self.output = hyper, pictures, output
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = architecture.build(len(pictures.labels)).to(self.device, memory_format=torch.channels_last)
+        network = architecture.build(len(pictures.labels)).to(self.device)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval()
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]  # biases and normalisation
+        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": hyper.weight_decay}, {"params": others}]
         self.optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": hyper.weight_decay}, {"params": others}],
+            groups,
             lr=hyper.rate, momentum=hyper.momentum, nesterov=True,
         )
         self.mean = torch.tensor(architecture.mean, device=self.device).view(1, 3, 1, 1) * 255
@@ -125,7 +127,8 @@ class _Trainer:
 
     def _save(self) -> None:
         state = {
-            "hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.digest, "done": self.done, "rows": self.rows,
+            "hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.digest,
+            "done": self.done, "rows": self.rows,
             "network": self.network.state_dict(), "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -247,7 +250,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call, arg-type]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     return float(logarithm.detach().exp())
 
 

@@ -19,9 +19,12 @@ from torch import nn
 
 from export import architectures, drawings, verify
 from export.__main__ import main
-from service import images
+from service import images, planning
+from service.app import create_app
+from service.catalog import Catalog
 from service.engine import Engine
 from service.modelfile import ModelFile
+from service.settings import Settings
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos"  # absent elsewhere: drawn pictures take their place
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -46,7 +49,7 @@ def by_the_book(picture):
     width, height = (256, other) if image.width <= image.height else (other, 256)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - 224) / 2), round((height - 224) / 2)
-    return np.asarray(image)[top : top + 224, left : left + 224]
+    return np.array(image)[top : top + 224, left : left + 224]
 
 
 def tensor_of(pixels):
@@ -156,3 +159,22 @@ def test_what_travels_in_the_file_is_what_was_measured(proof):
     assert (len(model.golden), len(answers)) == (4, 4)
     assert Engine(model, "cpu", 1).prove() <= 1e-5
     assert model.recipe.provenance["verified"]["logit"] <= 1e-4
+
+
+def test_the_service_gives_pytorchs_answers_over_http(proof, pictures):
+    """From a checkpoint to JSON: the same class first, with the same probability."""
+    network, model = proof
+    settings = Settings(models=model.path.parents[2], provider="cpu", engine_threads=1, batch_cap=2)
+    catalog = Catalog.load(settings, planning.plan(settings))
+    try:
+        client = create_app(settings, catalog).test_client()
+        for picture in pictures[:6]:
+            reply = client.post("/classify", data=picture, content_type="application/octet-stream")
+            assert reply.status_code == 200, reply.text
+            best = reply.json["predictions"][0]
+            expected = verify.softmax(logits_of(network, by_the_book(picture)[None]), 1)[0]
+            assert (reply.json["model"]["name"], best["index"]) == ("alexnet", int(expected.argmax()))
+            assert best["score"] == pytest.approx(expected.max(), abs=1e-5)
+            assert best["label"] == f"class {best['index']}"
+    finally:
+        catalog.close()

@@ -22,7 +22,8 @@ def shapes(tmp_path_factory) -> Path:
         for name, axis in (("rows", 0), ("columns", 1)):
             for n in range(count):
                 stripes = (np.arange(64) + random.integers(16)) // 8 % 2 * 160 + 40
-                pixels = np.broadcast_to(np.expand_dims(stripes, 1 - axis), (64, 64))[..., None] + random.integers(0, 40, (64, 64, 3))
+                bright = np.broadcast_to(np.expand_dims(stripes, 1 - axis), (64, 64))
+                pixels = bright[..., None] + random.integers(0, 40, (64, 64, 3))
                 file = folder / part / name / f"{n}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels.astype(np.uint8)).save(file)
