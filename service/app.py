@@ -27,6 +27,7 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
         logs.configure(settings.log_level)
         catalog = Catalog.load(settings, plan)
     app = Flask("service", static_folder=None)
+    app.url_map.merge_slashes = False  # "//classify" is no address; a redirect would lose the body
     attach(app, Parts(settings, plan, catalog))
     observe.install(app)
     errors.install(app)

@@ -24,7 +24,8 @@ DOCS = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Quadrant: the interface</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="docs/favicon-32x32.png"><link rel="stylesheet" href="docs/swagger-ui.css"></head>
-<body><main id="interface"></main><noscript>This page needs JavaScript; <a href="openapi.json">openapi.json</a> does not.</noscript>
+<body><main id="interface"></main>
+<noscript>This page needs JavaScript; <a href="openapi.json">openapi.json</a> does not.</noscript>
 <script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body></html>
 """
 # No validator: it would be asked on the internet.
@@ -35,7 +36,8 @@ PROBLEMS = """<!doctype html>
 <style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}
 h2{margin:1.6rem 0 .2rem;font-size:1.05rem}h2:target{outline:2px solid;outline-offset:.3rem}</style></head><body>
 <h1>Problems</h1>
-<p>Whatever can't be answered is refused with a problem document (RFC 9457). Its <code>code</code> is stable; sentences are not.</p>
+<p>Whatever can't be answered is refused with a problem document (RFC 9457).
+Its <code>code</code> is stable; sentences are not.</p>
 {% for each in problems %}<h2 id="{{ each.code }}"><code>{{ each.code }}</code> · {{ each.status|int }} · {{ each.title }}</h2>
 <p>{{ each.__doc__ }}</p>
 {% endfor %}</body></html>
@@ -85,5 +87,6 @@ def _page(content: str) -> Response:
     response = Response(content, content_type="text/html; charset=utf-8")
     # Swagger UI sets styles on elements and shows pictures from data URLs; nothing is ever loaded from elsewhere.
     response.headers["Content-Security-Policy"] = (
-        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'self'; base-uri 'none'")
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'self'; "
+        "base-uri 'none'")
     return response

@@ -23,7 +23,7 @@ def install(app: Flask) -> None:
     app.before_request(_begin)
     app.after_request(_end)
     app.teardown_request(lambda _: logs.end_request())
-    app.wsgi_app = _closing(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = _closing(app.wsgi_app)  # type: ignore[method-assign, assignment]
 
 
 def _begin() -> None:

@@ -1,0 +1,106 @@
+"""`POST /classify` answers in exactly the promised shape."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from service.catalog import Catalog
+from service.problems import DeadlineExceeded, Overloaded
+from tests import models
+from tests.service import pictures
+
+
+def test_an_answer_has_the_promised_shape(client: FlaskClient, picture: bytes, catalog: Catalog):
+    """Clients are generated from this shape; an extra or missing member breaks some of them."""
+    reply = client.post("/classify", data=picture, headers={"X-Request-Id": "photo-1"})
+    assert reply.status_code == 200
+    assert reply.content_type == "application/json"
+    answer = reply.json
+    timing = answer.pop("timing_ms")
+    scores = [each.pop("score") for each in answer["predictions"]]
+    assert answer == {
+        "id": "photo-1",
+        "model": {"name": "quadrants", "version": "1", "digest": catalog.find().model.digest},
+        "predictions": [
+            {"label": "bottom left", "index": 2, "id": "q2"},
+            {"label": "top left", "index": 0, "id": "q0"},
+            {"label": "top right", "index": 1, "id": "q1"},
+            {"label": "bottom right", "index": 3, "id": "q3"},
+        ],
+        "image": {"format": "PNG", "mode": "RGB", "width": 8, "height": 8, "orientation_applied": False},
+    }
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1, abs=1e-6)
+    assert set(timing) == {"decode", "preprocess", "queue", "inference", "batch_size"}
+    assert timing["batch_size"] == 1
+
+
+def test_timings_are_told_to_browsers_too(client: FlaskClient, picture: bytes):
+    """Developer tools draw Server-Timing beside the request."""
+    told = client.post("/classify", data=picture).headers["Server-Timing"]
+    assert re.fullmatch(r"(?:(?:decode|preprocess|queue|inference);dur=[\d.]+, ){4}total;dur=[\d.]+", told)
+
+
+@pytest.mark.parametrize("name", sorted(pictures.in_every_format()))
+def test_every_format_is_read_and_named(client: FlaskClient, name: str):
+    """The answer tells what the picture really was."""
+    image = client.post("/classify", data=pictures.in_every_format()[name]).json["image"]
+    assert (image["format"], image["width"], image["height"]) == (name, pictures.WIDTH, pictures.HEIGHT)
+
+
+def test_a_phone_photo_is_told_as_it_is_shown(client: FlaskClient):
+    """Width and height are those that a viewer shows, not those in the file."""
+    image = client.post("/classify", data=pictures.jpeg(orientation=6)).json["image"]
+    assert (image["width"], image["height"], image["orientation_applied"]) == (pictures.HEIGHT, pictures.WIDTH, True)
+
+
+@pytest.mark.parametrize(("body", "status", "code"), [
+    pytest.param(pictures.jpeg()[:-200], 422, "undecodable-picture", id="cut short"),
+    pytest.param(pictures.claiming("PNG", 2000, 1000), 413, "too-many-pixels", id="claims too many pixels"),
+    pytest.param(b"\x00\x00\x00\x18ftypheic", 415, "unsupported-format", id="HEIC"),
+    pytest.param(b"x" * 200_001, 413, "too-many-bytes", id="too many bytes"),
+])
+def test_one_bad_picture_gives_its_own_status(client: FlaskClient, body: bytes, status: int, code: str):
+    """A single picture's problem is the request's."""
+    reply = client.post("/classify", data=body)
+    assert (reply.status_code, reply.json["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(("options", "code"), [
+    pytest.param({"model": "resnet"}, "unknown-model", id="model"),
+    pytest.param({"version": "2"}, "unknown-model", id="version"),
+])
+def test_an_unknown_model_is_named_beside_the_known(client: FlaskClient, picture: bytes, options: dict[str, str], code: str):
+    """The way out stands in the refusal."""
+    reply = client.post("/classify", data=picture, query_string=options)
+    assert (reply.status_code, reply.json["code"]) == (404, code)
+    assert "quadrants" in reply.json["detail"]
+
+
+@pytest.mark.parametrize(("problem", "status", "retry"), [
+    pytest.param(Overloaded("8 pictures are already waiting; try again in 2 s", retry_after_s=1.2), 503, "2", id="overloaded"),
+    pytest.param(DeadlineExceeded("no answer in time"), 504, None, id="too late"),
+])
+def test_problems_of_the_whole_call_pass_through(
+    app: Flask, picture: bytes, monkeypatch: pytest.MonkeyPatch, problem: Exception, status: int, retry: str | None,
+):
+    """A balancer reads status and Retry-After, not the sentence."""
+    def fail(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("service.classifier.Classifier.classify", fail)
+    reply = app.test_client().post("/classify", data=picture)
+    assert (reply.status_code, reply.headers.get("Retry-After")) == (status, retry)
+
+
+def test_several_pictures_enter_one_batch(client: FlaskClient):
+    """Their answers are their own, whatever company they had."""
+    files = [(models.png(models.quadrant_picture(row)), row) for row in (3, 0, 2, 1)]
+    reply = client.post("/classify", json={"inputs": [base64.b64encode(data).decode() for data, _ in files]})
+    assert [result["predictions"][0]["index"] for result in reply.json["results"]] == [row for _, row in files]
+    assert len({result["id"] for result in reply.json["results"]}) == 4

@@ -1,0 +1,87 @@
+"""Every answer carries its id, the logs carry id and trace, the metrics count it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from structlog.testing import capture_logs
+
+from service import logs
+from service.web import observe
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/nope", "/docs"])
+def test_a_clients_id_is_echoed(client: FlaskClient, path: str):
+    """One id leads from the client's log through the balancer's to ours."""
+    assert client.get(path, headers={"X-Request-Id": "a/b+c=1.2:3@x_y-z"}).headers["X-Request-Id"] == "a/b+c=1.2:3@x_y-z"
+
+
+@pytest.mark.parametrize("sent", [None, "", "x" * 129, "a b", 'a"b', "ä", "<script>"])
+def test_a_harmful_id_is_replaced(client: FlaskClient, sent: str | None):
+    """An id goes into logs and headers; it must not be able to forge either."""
+    reply = client.get("/health/live", headers={} if sent is None else {"X-Request-Id": sent})
+    assert re.fullmatch(r"[0-9a-f]{16}", reply.headers["X-Request-Id"])
+
+
+def test_ids_differ(client: FlaskClient):
+    """Two requests are two cases."""
+    assert len({client.get("/health/live").headers["X-Request-Id"] for _ in range(20)}) == 20
+
+
+def test_the_log_carries_id_and_trace(client: FlaskClient, picture: bytes):
+    """A trace that begins at a gateway goes on in our log."""
+    with capture_logs(processors=[logs.merge_contextvars]) as lines:
+        client.post("/classify", data=picture,
+                    headers={"X-Request-Id": "case-8", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
+    (line,) = [line for line in lines if line["event"] == "answered"]
+    assert (line["request_id"], line["trace_id"], line["status"], line["endpoint"]) == ("case-8", TRACE, 200, "/classify")
+
+
+def test_the_ids_end_with_the_request(client: FlaskClient):
+    """The thread serves another client next."""
+    client.get("/health/live", headers={"X-Request-Id": "case-9"})
+    with capture_logs(processors=[logs.merge_contextvars]) as lines:
+        logs.get("elsewhere").info("later")
+    assert "request_id" not in lines[0]
+
+
+def test_requests_are_counted_by_rule_and_status(client: FlaskClient):
+    """Addresses would make a series for each name that anyone tries."""
+    client.get("/models/some-name")
+    page = client.get("/metrics").text
+    assert 'quadrant_requests_total{endpoint="/models/<name>",status="404"}' in page
+    assert "some-name" not in page
+
+
+def test_a_connection_with_an_unread_body_is_closed(app: Flask, client: FlaskClient):
+    """What is left of the body would be taken for the next request."""
+    refused = client.post("/models", data=b"x" * 100)
+    assert refused.headers["Connection"] == "close"
+    whole = client.post("/classify", data=b"x" * 100)
+    assert "Connection" not in whole.headers
+
+
+def test_closing_reaches_the_server():
+    """gunicorn drops an application's own header, and would keep the connection."""
+    class Response:
+        closed = False
+
+        def force_close(self) -> None:
+            self.closed = True
+
+        def start_response(self, *_: Any) -> None:
+            pass
+
+    def application(_: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Connection", "close")])
+        return []
+
+    response = Response()
+    observe._closing(application)({}, response.start_response)
+    assert response.closed
