@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from export.refusal import Refusal
 from service import images
 from service.planning import usable_cpus
 from service.problems import Problem
@@ -28,7 +29,7 @@ KEPT_BACK = 25  # training pictures a class that no training ever sees
 _PICTURES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-class UnusableData(ValueError):
+class UnusableData(Refusal):
     """The folder or zip holds no labelled pictures in a layout that is known here."""
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from export import data, precision, report
 from export.architectures import Architecture, find
 from export.augment import random_resized_crop
+from export.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ def parse_schedule(text: str) -> tuple[tuple[int, int], ...]:
     """`32x5,64x3` → ((32, 5), (64, 3)): pixels and epochs.
 
     Raises:
-        ValueError: says what was found and what is expected.
+        Refusal: says what was found and what is expected.
     """
     try:
         parts = tuple((int(size), int(epochs)) for size, epochs in (part.split("x") for part in text.split(",")))
     except ValueError:
         parts = ()
     if not parts or min(min(part) for part in parts) < 1:
-        raise ValueError(f'schedule is "{text}"; expected PIXELSxEPOCHS, several separated by commas: 32x5,48x5,64x3')
+        raise Refusal(f'schedule is "{text}"; expected PIXELSxEPOCHS, several separated by commas: 32x5,48x5,64x3')
     return parts
 
 
@@ -71,7 +72,7 @@ def run(source: Path, output: Path, hyper: Hyperparameters, cache: Path, command
 
     Raises:
         data.UnusableData: the pictures can't be read.
-        ValueError: the checkpoint there belongs to other hyperparameters or other pictures.
+        Refusal: the checkpoint there belongs to other hyperparameters or other pictures.
     """
     output.mkdir(parents=True, exist_ok=True)
     architecture = find(hyper.architecture)
@@ -106,7 +107,7 @@ class _Trainer:
         (self.train,), (self.kept,) = np.nonzero(~kept), np.nonzero(kept)
         self.steps = len(self.train) // hyper.batch
         if self.steps == 0:
-            raise ValueError(f"{len(self.train)} training pictures; a batch takes {hyper.batch}: choose a smaller --batch")
+            raise Refusal(f"{len(self.train)} training pictures; a batch takes {hyper.batch}: choose a smaller --batch")
         self.bf16 = precision.bfloat16_pays(self.network, architecture.side, self.device)
         self.done = 0
         self.rows: list[dict[str, float]] = []
@@ -119,7 +120,7 @@ class _Trainer:
         mine = {"hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.digest}
         for key, value in mine.items():
             if state[key] != value:
-                raise ValueError(f"{file} was made with {key} {state[key]}; this run has {value}: choose another --output")
+                raise Refusal(f"{file} was made with {key} {state[key]}; this run has {value}: choose another --output")
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from export import precision, train
+from export.refusal import Refusal
 
 HYPER = train.Hyperparameters("alexnet64", ((32, 8), (64, 8)), batch=16, rate=0.02)
 
@@ -82,14 +83,14 @@ def test_a_checkpoint_of_another_run_is_refused(shapes, tmp_path):
     short = train.Hyperparameters("alexnet64", ((32, 1),), batch=16)
     train.run(shapes, tmp_path / "run", short, tmp_path / "cache", "")
     other = train.Hyperparameters("alexnet64", ((32, 1),), batch=16, rate=0.1)
-    with pytest.raises(ValueError, match="choose another --output"):
+    with pytest.raises(Refusal, match="choose another --output"):
         train.run(shapes, tmp_path / "run", other, tmp_path / "cache", "")
 
 
 @pytest.mark.parametrize("text", ["", "32", "32x", "x4", "32x0", "32x5;64x3", "axb"])
 def test_a_schedule_that_makes_no_sense_is_refused(text):
     """The message shows what a schedule looks like."""
-    with pytest.raises(ValueError, match="expected PIXELSxEPOCHS"):
+    with pytest.raises(Refusal, match="expected PIXELSxEPOCHS"):
         train.parse_schedule(text)
 
 
