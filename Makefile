@@ -4,8 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-# One version for all: its CPU and CUDA builds differ, so it has no hash; a plain `torch` would bring several GB of CUDA.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# One version for all: its CPU and CUDA builds differ, so it has no hash; a plain, unpinned `torch` may be any of them.
 TORCH := torch==2.13.0
+LOCKS := service service-cuda export load development
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,16 +23,18 @@ check: env ## format, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-env: $(BIN)/.development ## everything for training, export, tests and load, in .venv
+env: $(BIN)/.development ## everything in .venv: service, training, export, tests, load
 
-load: env ## Locust against the service for 20 s; starts one if none answers
-	$(BIN)/python -m loadtest.run
+export: $(BIN)/.export ## what `python -m export` needs (PyTorch too), in .venv
+
+load: $(BIN)/.load ## Locust against the service for 20 s; starts one if none answers (LOAD="--rate 20")
+	$(BIN)/python -m loadtest.run $(LOAD)
 
 container-check: ## build the image, run it confined, post a photo, stop it
 	deploy/container-check
 
 lock: env ## write requirements/*.txt anew from *.in
-	for name in service development; do \
+	for name in $(LOCKS); do \
 	  $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links \
 	    --no-emit-trusted-host --output-file requirements/$$name.txt requirements/$$name.in; done
 
@@ -39,16 +43,25 @@ clean: ## remove the environment and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python %d.%d found; expected 3.11 or newer" % sys.version_info[:2])'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d; expected 3.11 or newer: make PYTHON=python3.11 …" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
+# What is installed is noted in a stamp, so that it is installed once; a newer lock file installs it again.
 $(BIN)/.service: requirements/service.txt | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(PIP) --require-hashes -r $<
 	@touch $@
 
-$(BIN)/.development: requirements/development.txt $(BIN)/.service
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+$(BIN)/.load: requirements/load.txt $(BIN)/.service
+	$(PIP) --require-hashes -r $<
 	@touch $@
 
-.PHONY: help run test check env load container-check lock clean
+$(BIN)/.export: requirements/export.txt $(BIN)/.service
+	$(PIP) --require-hashes -r $<
+	$(PIP) $(TORCH)
+	@touch $@
+
+$(BIN)/.development: requirements/development.txt $(BIN)/.export $(BIN)/.load
+	$(PIP) --require-hashes -r $<
+	@touch $@
+
+.PHONY: help run test check env export load container-check lock clean
