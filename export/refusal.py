@@ -4,7 +4,8 @@ Refusal
 ├── weights.UnusableWeights       ├── graph.UnusableModel
 ├── labels.UnusableLabels         ├── package.UnusableRecipe
 ├── folder.UnusableOutput         ├── convert.Unconvertible
-├── verify.UnusablePictures       └── verify.Unfaithful
+├── verify.UnusablePictures       ├── verify.Unfaithful
+└── data.UnusableData             (train raises it as it is)
 """
 
 
