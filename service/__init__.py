@@ -2,3 +2,5 @@
 
 Floors and what may import what: `service/README.md`.
 """
+
+__version__ = "0.1.0"
