@@ -47,7 +47,8 @@ def test_too_many_bytes_are_refused_before_they_are_sent(raw: socket.socket):
     """The length alone tells; the client is spared the upload."""
     raw.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (LIMIT + 1))
     status, headers, problem = answer(raw)
-    assert (status, problem["code"], problem["body_bytes"], problem["max_body_bytes"]) == (413, "too-many-bytes", LIMIT + 1, LIMIT)
+    assert (status, problem["code"]) == (413, "too-many-bytes")
+    assert (problem["body_bytes"], problem["max_body_bytes"]) == (LIMIT + 1, LIMIT)
     assert headers["connection"] == "close"
 
 
