@@ -18,9 +18,10 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     esac; \
     python3 -m venv /opt/venv; \
     /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r "/requirements/${lock}"
-# What is never used at run time: pip, the packages' own tests, Swagger UI's source maps and its build for bundlers.
+# What is never used at run time: pip, the packages' own tests, ONNX Runtime's offline tools, Swagger UI's build for bundlers.
 RUN set -eu; cd /opt/venv/lib/python3*/site-packages; \
     rm -rf pip pip-* setuptools setuptools-* pkg_resources _distutils_hack distutils-precedence.pth; \
+    rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools; \
     find . -type d -name tests -prune -exec rm -rf {} +; \
     find flask_swagger_ui \( -name '*.map' -o -name 'swagger-ui-es-*' \) -delete
 
