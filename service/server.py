@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import glogging
@@ -195,6 +196,7 @@ def for_gunicorn() -> dict[str, Any]:
     Raises:
         SystemExit: the settings can't be used.
     """
+    sys.excepthook = _one_line
     try:
         settings = Settings.read()
         logs.configure(settings.log_level)
@@ -247,3 +249,11 @@ def plan_lines(plan: Plan) -> list[str]:
 def _child_exit(_: Arbiter, worker: Worker) -> None:
     metrics.mark_dead(worker.pid)
     logging.getLogger("gunicorn.error").debug("worker %s is gone", worker.pid)
+
+
+def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What ends gunicorn's own command line: a reason not to start needs no traceback."""
+    if isinstance(error, StartError):
+        print(f"Error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)

@@ -110,7 +110,8 @@ def test_preloading_ends_the_start(variables: dict[str, str]):
     command = [sys.executable, "-m", "gunicorn", "--preload", "--bind", f"127.0.0.1:{free_port()}", "service.app:create_app()"]
     ended = subprocess.run(command, cwd=ROOT, env=environment(variables), capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0
-    assert "leave out --preload" in ended.stderr.splitlines()[-1]
+    (line,) = ended.stderr.splitlines()
+    assert "leave out --preload" in line
 
 
 def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path, variables: dict[str, str]):

@@ -1,0 +1,158 @@
+"""Admission: refused at once or admitted in earnest; memory for decoding in turn."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import deque
+
+import pytest
+
+from service.admission import Admission, Line
+from service.planning import Plan
+from service.problems import DeadlineExceeded, Overloaded, TooManyPictures, TooManyPixels
+
+PLAN = Plan(workers=1, request_threads=4, engine_threads=1, batch_cap=4, queue_capacity=10, decode_memory=1000, reasons={})
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+def admission() -> Admission:
+    return Admission(PLAN, cpus=2)
+
+
+@pytest.fixture
+def line(admission: Admission) -> Line:
+    return admission.line()
+
+
+def test_places_are_held_until_the_answer(admission, line):
+    """What is counted as waiting must be waiting, or the prediction drifts."""
+    with line.admit(3) as places:
+        assert (line.ahead, admission.ahead) == (3, 3)
+        places.leave()
+        assert line.ahead == 2
+    assert line.ahead == 0
+
+
+def test_places_come_back_after_a_problem(line):
+    """A bad picture must not shrink the queue for ever."""
+    with pytest.raises(TooManyPixels), line.admit(2):
+        raise TooManyPixels("too large")
+    assert line.ahead == 0
+
+
+def test_a_full_house_refuses_with_a_time_to_come_back(admission, line):
+    """A client that is told when to come back doesn't hammer."""
+    line.ran(1, 2.0)
+    with line.admit(9):
+        with pytest.raises(Overloaded, match=r"9 pictures are already waiting, of 10 that may; try again in 2 s") as refused:
+            line_of_another = admission.line()
+            line_of_another.admit(2).__enter__()
+        assert refused.value.retry_after_s == 2
+        assert refused.value.fields == {"waiting": 9, "queue_capacity": 10}
+        with line.admit(1):
+            assert admission.ahead == 10
+
+
+def test_more_than_could_ever_fit_is_the_callers_problem(line):
+    """503 would invite it to try again for ever."""
+    with pytest.raises(TooManyPictures, match="11 pictures in one call; this server's queue holds 10"):
+        line.admit(11).__enter__()
+
+
+def test_a_wait_beyond_the_deadline_is_refused_before_any_work(line):
+    """To decode what can't be answered in time is work taken from the others."""
+    line.ran(4, 8.0)  # 2 s an image
+    with line.admit(3, time.monotonic() + 5):
+        with pytest.raises(Overloaded, match=r"3 pictures are ahead, about 6\.0 s; this one has 5\.0 s: try again in 2 s"):
+            line.admit(1, time.monotonic() + 5).__enter__()
+        with line.admit(1, time.monotonic() + 7):
+            pass
+
+
+def test_the_prediction_counts_decoding_and_other_models(admission, line):
+    """They share the processor."""
+    other = admission.line()
+    line.ran(2, 1.0)
+    line.decoded(0.4)  # of processor time, on two CPUs
+    other.ran(1, 3.0)
+    assert line.seconds_an_image == pytest.approx(0.7)
+    with line.admit(2), other.admit(1):
+        assert admission.predicted_wait_s == pytest.approx(2 * 0.7 + 3.0)
+
+
+def test_the_average_moves(line):
+    """The pace of a busy hour is not that of the start."""
+    line.ran(1, 1.0)
+    for _ in range(60):
+        line.ran(10, 1.0)
+    assert line.seconds_an_image == pytest.approx(0.1, rel=0.05)
+
+
+def test_an_empty_house_admits_however_slow_it_was(line):
+    """After a machine slept, one absurd measurement would refuse everyone, and never be corrected."""
+    line.ran(1, 3600.0)
+    with line.admit(1, time.monotonic() + 1):
+        pass
+
+
+def test_a_picture_that_never_fits_is_refused(admission):
+    """Waiting would not make more memory."""
+    with pytest.raises(TooManyPixels, match="picture takes about 0 MiB to decode") as refused:
+        admission.picture(1001).__enter__()
+    assert refused.value.fields == {"decode_bytes": 1001, "decode_memory": 1000}
+
+
+def test_memory_is_waited_for_no_longer_than_the_deadline(admission):
+    """The caller has gone by then."""
+    with admission.picture(600), pytest.raises(DeadlineExceeded):
+        admission.picture(600, time.monotonic() + 0.02).__enter__()
+    with admission.picture(1000):
+        pass
+
+
+def test_memory_never_runs_out_and_a_large_picture_gets_its_turn(admission):
+    """Small ones that overtake would starve it; one too many at once would end the process."""
+    taken, most, lock, order = 0, 0, threading.Lock(), []
+    small_is_in, go_on, in_line = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    class Line(deque[object]):
+        def append(self, who: object) -> None:
+            super().append(who)
+            in_line.release()
+
+    admission._asking = Line()
+
+    def decode(wanted: int, first: bool = False) -> None:
+        nonlocal taken, most
+        with admission.picture(wanted, time.monotonic() + PATIENCE_S):
+            with lock:
+                taken += wanted
+                most = max(most, taken)
+                order.append(wanted)
+            if first:
+                small_is_in.set()
+                assert go_on.wait(PATIENCE_S)
+            with lock:
+                taken -= wanted
+
+    threads = [threading.Thread(target=decode, args=(300, True))]
+    threads[0].start()
+    assert in_line.acquire(timeout=PATIENCE_S)
+    assert small_is_in.wait(PATIENCE_S)
+    for wanted in (900, 100, 100, 100):
+        threads.append(threading.Thread(target=decode, args=(wanted,)))
+        threads[-1].start()
+        assert in_line.acquire(timeout=PATIENCE_S)  # before the next one comes
+    go_on.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == [300, 900, 100, 100, 100]
+    assert most <= PLAN.decode_memory
+
+
+def test_cpus_are_shared_by_the_workers():
+    """Each process decodes on its share."""
+    assert Admission(dataclasses.replace(PLAN, workers=1000)).cpus == 1

@@ -1,0 +1,152 @@
+"""The path from bytes to labels, with the real parts and a tiny model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import pytest
+from structlog.contextvars import bind_contextvars
+
+from service import images
+from service.catalog import Catalog
+from service.classifier import Answer, Classifier, Options
+from service.problems import BadOption, DeadlineExceeded, Internal, Overloaded, Problem, TooManyPictures, TooManyPixels
+from service.settings import Settings
+from tests import models
+from tests.service import pictures
+
+PICTURES = [models.png(models.quadrant_picture(number)) for number in range(4)]
+
+
+@pytest.fixture
+def catalog(settings: Settings) -> Iterator[Catalog]:
+    found = Catalog.load(settings)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def classifier(catalog: Catalog) -> Classifier:
+    return catalog.find()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_labels_come_best_first_with_their_probabilities(classifier, number):
+    """Held against arithmetic that knows neither ONNX nor this path."""
+    answer = classifier.classify(PICTURES[number])
+    (right,) = models.expected(np.asarray(models.quadrant_picture(number))[None])
+    best = answer.predictions[0]
+    assert (best.label, best.id, best.index) == (models.LABELS[number].label, f"q{number}", number)
+    assert [each.score for each in answer.predictions] == pytest.approx(sorted(right, reverse=True), abs=1e-6)
+
+
+def test_an_answer_has_the_shape_that_is_documented(classifier, tiny_model):
+    """Clients rely on every name in it."""
+    bind_contextvars(request_id="req-1")
+    answer = msgspec.to_builtins(classifier.classify(pictures.jpeg(pictures.scene(40, 20), orientation=6), Options(top_k=1)))
+    assert answer.keys() == {"id", "model", "predictions", "image", "timing_ms"}
+    assert answer["id"] == "req-1"
+    assert answer["model"] == {"name": "quadrants", "version": "1", "digest": tiny_model.digest}
+    assert [each.keys() for each in answer["predictions"]] == [{"label", "score", "index", "id"}]
+    assert answer["image"] == {"format": "JPEG", "mode": "RGB", "width": 20, "height": 40, "orientation_applied": True}
+    assert answer["timing_ms"].keys() == {"decode", "preprocess", "queue", "inference", "batch_size"}
+    assert all(value >= 0 for value in answer["timing_ms"].values())
+
+
+def test_several_keep_their_order_and_their_own_problems(classifier):
+    """A bad picture never fails its neighbours."""
+    bind_contextvars(request_id="req-2")
+    unpacked = BadOption("picture is not base64")
+    results = classifier.classify_many([PICTURES[3], b"rubbish", unpacked, PICTURES[0]], Options(top_k=1))
+    assert [result.code if isinstance(result, Problem) else result.predictions[0].id for result in results] == [
+        "q3", "unsupported-format", "bad-option", "q0"]
+    assert [result.id for result in results if isinstance(result, Answer)] == ["req-2-0", "req-2-3"]
+
+
+def test_a_picture_alone_and_in_a_batch_gets_the_same_answer(classifier):
+    """One's answer must not depend on strangers."""
+    together = classifier.classify_many(PICTURES)
+    for data, found in zip(PICTURES, together, strict=True):
+        assert isinstance(found, Answer)
+        assert found.predictions == classifier.classify(data).predictions
+
+
+def test_a_threshold_leaves_out_what_is_unlikely(classifier):
+    """Some callers want silence rather than a guess."""
+    assert [each.id for each in classifier.classify(PICTURES[1], Options(threshold=0.5)).predictions] == ["q1"]
+    assert classifier.classify(PICTURES[1], Options(threshold=1.0)).predictions == []
+
+
+def test_the_default_number_of_labels_fits_small_models(classifier):
+    """Five of four classes is no mistake of the caller's who asked for nothing."""
+    assert len(classifier.classify(PICTURES[0]).predictions) == 4
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    pytest.param(Options(top_k=0), "top_k is 0; expected a whole number from 1 to 4", id="none"),
+    pytest.param(Options(top_k=5), "top_k is 5; expected a whole number from 1 to 4", id="too many"),
+    pytest.param(Options(threshold=-0.1), "threshold is -0.1; expected a number from 0 to 1", id="negative"),
+    pytest.param(Options(threshold=math.nan), "threshold is nan", id="no number"),
+])
+def test_options_out_of_range_are_refused(classifier, options, message):
+    """Cut silently, they would look as if they had been obeyed."""
+    with pytest.raises(BadOption, match=message):
+        classifier.classify(PICTURES[0], options)
+
+
+def test_limits_of_the_settings_hold(classifier):
+    """Whoever calls: HTTP, command line or bulk."""
+    with pytest.raises(TooManyPixels):
+        classifier.classify(pictures.encode(pictures.scene(2000, 600), "PNG"))
+    with pytest.raises(TooManyPictures, match="9 pictures in one call; this server's queue holds 8"):
+        classifier.classify_many([PICTURES[0]] * 9)
+
+
+def test_a_picture_that_decodes_larger_than_the_memory_is_refused(settings):
+    """One picture must not end the process for all."""
+    catalog = Catalog.load(dataclasses.replace(settings, decode_memory=2**20))
+    with pytest.raises(TooManyPixels, match=r"takes about \d+ MiB to decode; this server has 1 MiB"):
+        catalog.find().classify(pictures.encode(pictures.scene(1000, 900), "PNG"))
+    catalog.close()
+
+
+def test_a_passed_deadline_is_told_before_work_is_done(classifier, monkeypatch):
+    """Nobody waits for the answer any more."""
+    monkeypatch.setattr(images, "prepare", None)  # would fail if it were called
+    with pytest.raises(DeadlineExceeded):
+        classifier.classify(PICTURES[0], deadline=time.monotonic() - 1)
+
+
+def test_our_own_fault_is_one_pictures_problem(classifier, monkeypatch):
+    """An unforeseen exception neither escapes as a traceback nor takes the neighbours along."""
+    prepare = images.prepare
+
+    def faulty(data: bytes, *rest: object) -> object:
+        if data == PICTURES[2]:
+            raise ZeroDivisionError
+        return prepare(data, *rest)
+
+    monkeypatch.setattr(images, "prepare", faulty)
+    first, second = classifier.classify_many([PICTURES[2], PICTURES[1]])
+    assert isinstance(first, Internal)
+    assert isinstance(second, Answer)
+    with pytest.raises(Internal):
+        classifier.classify(PICTURES[2])
+
+
+def test_places_are_free_again_after_every_way_out(classifier):
+    """One leak a bad picture, and after 256 of them the service refuses everyone."""
+    for _ in range(10):
+        for data, options in ((PICTURES[0], Options()), (b"", Options()), (PICTURES[0], Options(top_k=99))):
+            try:
+                classifier.classify(data, options)
+            except Overloaded:
+                raise
+            except Problem:
+                pass
+    assert classifier._line.ahead == 0
