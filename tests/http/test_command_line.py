@@ -64,7 +64,7 @@ def test_a_bad_file_fails_without_its_neighbours(variables: dict[str, str], phot
 
 @pytest.mark.parametrize(("arguments", "message"), [
     pytest.param(("serve", "--port", "x"), '--port is "x"; expected a whole number from 0 to 65,535', id="a setting"),
-    pytest.param(("serve", "--models", "nowhere"), "nowhere does not exist; expected NAME/VERSION/model.onnx in it", id="no models"),
+    pytest.param(("serve", "--models", "nowhere"), "nowhere does not exist; expected NAME/VERSION/model.onnx", id="no models"),
     pytest.param(("serve", "--model", "cats"), 'QUADRANT_MODEL is "cats"', id="no such model"),
     pytest.param(("serve", "--model-sha256", "0" * 64), "QUADRANT_MODEL_SHA256 expects 0000", id="another file"),
     pytest.param(("serve", "--host", "no such host"), 'QUADRANT_HOST is "no such host"', id="no such address"),
@@ -84,7 +84,8 @@ def test_an_address_in_use_is_one_line_and_code_2(running_service: Running, vari
     """The most usual reason of all."""
     ended = quadrant("serve", "--port", str(running_service.port), variables=variables)
     assert ended.returncode == 2
-    assert ended.stderr.decode().startswith(f"Error: 127.0.0.1:{running_service.port} can't be listened on: Address already in use")
+    address = f"127.0.0.1:{running_service.port}"
+    assert ended.stderr.decode().startswith(f"Error: {address} can't be listened on: Address already in use")
 
 
 def test_the_start_says_where_and_with_what(running_service: Running):

@@ -46,10 +46,10 @@ def test_places_come_back_after_a_problem(line):
 def test_a_full_house_refuses_with_a_time_to_come_back(admission, line):
     """A client that is told when to come back doesn't hammer."""
     line.ran(1, 2.0)
+    another = admission.line()
     with line.admit(9):
         with pytest.raises(Overloaded, match=r"9 pictures are already waiting, of 10 that may; try again in 2 s") as refused:
-            line_of_another = admission.line()
-            line_of_another.admit(2).__enter__()
+            another.admit(2).__enter__()
         assert refused.value.retry_after_s == 2
         assert refused.value.fields == {"waiting": 9, "queue_capacity": 10}
         with line.admit(1):

@@ -57,7 +57,7 @@ def test_the_default_is_chosen_with_a_reason(tmp_path, names, wanted, chosen, re
 def test_a_default_that_is_not_there_ends_the_start(tmp_path):
     """A typo in QUADRANT_MODEL must not let another model answer."""
     lay(tmp_path, "a/1", "b/1")
-    with pytest.raises(StartError, match='QUADRANT_MODEL is "c"; .* has a, b'):
+    with pytest.raises(StartError, match=r'QUADRANT_MODEL is "c"; .* has a, b'):
         shelf.choose(shelf.places(tmp_path), Settings(models=tmp_path, model="c"))
 
 
@@ -72,6 +72,6 @@ def test_every_model_is_checked_before_the_fork(tmp_path, settings):
     """One line from the master says more than one from each worker."""
     models.build(tmp_path / "a" / "1" / "model.onnx")
     models.build(tmp_path / "b" / "1" / "model.onnx", without=("labels",))
-    with pytest.raises(StartError, match="b/1/model.onnx is a bare model"):
+    with pytest.raises(StartError, match=r"b/1/model.onnx is a bare model"):
         shelf.check(dataclasses.replace(settings, models=tmp_path))
     assert ModelFile.open(tmp_path / "a" / "1" / "model.onnx").labels
