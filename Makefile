@@ -31,7 +31,7 @@ load: $(BIN)/.load ## Locust against the service for 20 s; starts one if none an
 	$(BIN)/python -m loadtest.run $(LOAD)
 
 container-check: ## build the image, run it confined, post a photo, stop it
-	deploy/container-check
+	@deploy/container-check
 
 lock: env ## write requirements/*.txt anew from *.in
 	for name in $(LOCKS); do \
