@@ -59,6 +59,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if not delay_s:
             super().handle_exit(sig, frame)
 
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT or SIGQUIT: stop now.
+
+        Ctrl-C sends the one to every process of a terminal, and gunicorn's master the other. gunicorn's own handler takes
+        a lock of the thread pool that the interrupted code may hold already: a worker was seen to hang until it was killed.
+        """
+        self.cfg.worker_int(self)
+        os._exit(0)
+
     def notify(self) -> None:
         """Called from the worker's loop at least once a second."""
         super().notify()

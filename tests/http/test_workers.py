@@ -124,3 +124,13 @@ def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path, variables: 
     (line,) = ended.stderr.splitlines()  # from the first of two workers; from gunicorn nothing
     assert re.match(r"Error: .*liar/1/model.onnx: golden picture", line)
     assert not ADDRESS.search(ended.stdout)
+
+
+def test_ctrl_c_ends_all_processes_at_once(tmp_path: Path, variables: dict[str, str]):
+    """A terminal sends SIGINT to each of them, the master SIGQUIT on top; both at once made a worker hang."""
+    with service(tmp_path / "log", variables) as running:
+        eventually(lambda: len(running.workers()) == 2, "there are no two workers")
+        for pid in [*running.workers(), running.process.pid]:
+            os.kill(pid, signal.SIGINT)
+        assert running.process.wait(timeout=15) == 0
+        assert "SIGKILL" not in running.log.read_text()
