@@ -59,6 +59,7 @@ def test_a_run_prints_rate_percentiles_failures_and_phases(arrivals, model_folde
     report = tmp_path / "report.html"
     with service(tmp_path / "log", {"QUADRANT_MODELS": str(model_folder), "QUADRANT_PROVIDER": "cpu"}) as running:
         done = load("--url", running.url, "--users", "2", "--seconds", "2", "--report", str(report), *arrivals)
+        assert run.totals(running.url)["quadrant_request_seconds_count"] > 5  # counts those of /classify alone
     assert done.returncode == 0, done.stdout + done.stderr
     requests = re.search(r"^(\d[\d,]*) requests, [\d.]+ a second, 0 failed$", done.stdout, re.MULTILINE)
     assert requests is not None, done.stdout
