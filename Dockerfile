@@ -31,7 +31,8 @@ COPY --from=builder /opt/venv /opt/venv
 COPY models/ /app/models/
 COPY service/ /app/service/
 WORKDIR /app
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+# ONNX Runtime sends usage data to its maker unless told not to.
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1 \
     QUADRANT_HOST=0.0.0.0 QUADRANT_PORT=8000 QUADRANT_PROVIDER=${PROVIDER}
 USER 10001:10001
 EXPOSE 8000
