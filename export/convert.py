@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils import fusion
 
 from export import folder, graph, labels, package, verify, weights
-from export.architectures import Architecture, UnknownArchitecture, find
+from export.architectures import Architecture, find
 from export.refusal import Refusal
 
 OPSET = 17
@@ -38,10 +38,7 @@ def convert(
         Refusal: one line with what was found and what was expected; nothing has been written.
     """
     folder.check(wishes.output)
-    try:
-        design = find(architecture)
-    except UnknownArchitecture as error:
-        raise Unconvertible(str(error)) from error
+    design = find(architecture)
     words = labels.read(labels_file)
     network = design.build(len(words))
     weights.load(network, weights.read(weights_file), weights_file, len(words))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export.refusal import Refusal
+from service import shelf
 
 
 class UnusableOutput(Refusal):
@@ -49,8 +50,8 @@ def check(output: Path) -> None:
     Raises:
         UnusableOutput: not models/NAME/VERSION with a whole number, or there is something already.
     """
-    if not output.name.isdecimal() or not output.resolve().parent.name:
-        raise UnusableOutput(f'output is "{output}"; expected models/NAME/VERSION, VERSION a whole number')
+    if not shelf.VERSION.fullmatch(output.name) or not output.resolve().parent.name:
+        raise UnusableOutput(f'output is "{output}"; expected models/NAME/VERSION, VERSION a whole number from 1 up')
     if output.exists():
         raise UnusableOutput(
             f"{output} exists already; a version is never overwritten: choose the next number, or remove it"

@@ -50,10 +50,12 @@ def progress() -> Iterator[Progress]:
 
 def write(rows: list[dict[str, float]], folder: Path) -> None:
     """`epochs.csv` and `curve.png` of the epochs so far."""
-    with (folder / "epochs.csv").open("w", newline="") as file:
+    csv_part, png_part = folder / "epochs.part", folder / "curve.part"
+    with csv_part.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    csv_part.replace(folder / "epochs.csv")
     import matplotlib  # takes a second; only a run that has something to plot pays
 
     matplotlib.use("Agg")
@@ -70,5 +72,6 @@ def write(rows: list[dict[str, float]], folder: Path) -> None:
     axes.set(xlabel="epoch (dotted: larger pictures)", ylabel="accuracy, %", ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
-    figure.savefig(folder / "curve.png", dpi=120)
+    figure.savefig(png_part, dpi=120, format="png")
     pyplot.close(figure)
+    png_part.replace(folder / "curve.png")

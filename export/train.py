@@ -21,6 +21,8 @@ from export.architectures import Architecture, find
 from export.augment import random_resized_crop
 from export.refusal import Refusal
 
+SMALLEST = 16  # px: less is nothing after four halvings
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -59,8 +61,10 @@ def parse_schedule(text: str) -> tuple[tuple[int, int], ...]:
         parts = tuple((int(size), int(epochs)) for size, epochs in (part.split("x") for part in text.split(",")))
     except ValueError:
         parts = ()
-    if not parts or min(min(part) for part in parts) < 1:
-        raise Refusal(f'schedule is "{text}"; expected PIXELSxEPOCHS, several separated by commas: 32x5,48x5,64x3')
+    if not parts or min(size for size, _ in parts) < SMALLEST or min(epochs for _, epochs in parts) < 1:
+        raise Refusal(
+            f'schedule is "{text}"; expected PIXELSxEPOCHS, {SMALLEST} pixels at least, several with commas: 32x5,48x5,64x3'
+        )
     return parts
 
 
@@ -74,8 +78,8 @@ def run(source: Path, output: Path, hyper: Hyperparameters, cache: Path, command
         data.UnusableData: the pictures can't be read.
         Refusal: the checkpoint there belongs to other hyperparameters or other pictures.
     """
-    output.mkdir(parents=True, exist_ok=True)
     architecture = find(hyper.architecture)
+    output.mkdir(parents=True, exist_ok=True)
     pictures = data.load(source, cache, architecture.side)
     trainer = _Trainer(hyper, architecture, pictures, output)
     _write(output / "labels.json", json.dumps([label._asdict() for label in pictures.labels], indent=0).encode())
@@ -116,7 +120,12 @@ class _Trainer:
         file = self.output / "checkpoint.pt"
         if not file.exists():
             return
-        state = torch.load(file, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch raises anything over damaged files
+            raise Refusal(
+                f"{file} is no checkpoint that can be read ({type(error).__name__}): remove it to begin anew"
+            ) from error
         mine = {"hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.digest}
         for key, value in mine.items():
             if state[key] != value:

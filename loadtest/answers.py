@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
+
+
+def fault_of(text: str, top_k: int) -> str | None:
+    """As `fault`, of a body as it came."""
+    try:
+        answer = json.loads(text)
+    except ValueError as error:
+        return f"not JSON ({error}): {text[:80]}"
+    return fault(answer, top_k)
 
 
 def fault(answer: Any, top_k: int) -> str | None:
@@ -16,6 +26,8 @@ def fault(answer: Any, top_k: int) -> str | None:
     predictions = answer.get("predictions") if isinstance(answer, dict) else None
     if not isinstance(predictions, list) or not 1 <= len(predictions) <= top_k:
         return f"expected 1 to {top_k} predictions, found {str(predictions)[:80]}"
+    if not all(isinstance(prediction, dict) for prediction in predictions):
+        return f"predictions are {str(predictions)[:80]}; expected objects"
     scores = [prediction.get("score") for prediction in predictions]
     if not all(isinstance(score, float | int) and math.isfinite(score) and 0 <= score <= 1 for score in scores):
         return f"scores are {scores}; expected numbers from 0 to 1"
@@ -25,6 +37,8 @@ def fault(answer: Any, top_k: int) -> str | None:
         return f"a prediction without a label: {str(predictions)[:80]}"
     if len({prediction.get("index") for prediction in predictions}) < len(predictions):
         return f"a class that is predicted twice: {str(predictions)[:80]}"
-    if answer.get("timing_ms", {}).get("batch_size", 0) < 1:
+    timing = answer.get("timing_ms")
+    size = timing.get("batch_size") if isinstance(timing, dict) else None
+    if not isinstance(size, int) or size < 1:
         return "no batch_size in timing_ms"
     return None

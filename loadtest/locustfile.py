@@ -12,9 +12,10 @@ import random
 import time
 
 import gevent
+from gevent.pool import Group
 from locust import FastHttpUser, constant, task
 
-from loadtest.answers import fault
+from loadtest.answers import fault_of
 from loadtest.pictures import pictures
 
 PICTURES = pictures()
@@ -34,7 +35,7 @@ class Asks(FastHttpUser):
                               headers={"Content-Type": "application/octet-stream"}, catch_response=True) as reply:
             if reply.status_code != 200:
                 reply.failure(f"{reply.status_code}: {(reply.text or '')[:120]}")
-            elif wrong := fault(reply.json(), TOP_K):
+            elif wrong := fault_of(reply.text or "", TOP_K):
                 reply.failure(wrong)
 
 
@@ -57,7 +58,12 @@ class OpenLoop(Asks):
 
     def on_start(self) -> None:
         """The first arrival is random too."""
+        self.asking = Group()
         self.due = time.monotonic() + self.pause()
+
+    def on_stop(self) -> None:
+        """What is still out counts too: it is the slowest."""
+        self.asking.join(timeout=self.network_timeout)
 
     def pause(self) -> float:
         """Seconds to the next arrival of a Poisson process with this user's share of the rate."""
@@ -69,4 +75,4 @@ class OpenLoop(Asks):
         """Send one request off at its time, without waiting for its answer."""
         gevent.sleep(max(0.0, self.due - time.monotonic()))
         self.due += self.pause()
-        gevent.spawn(self.ask)
+        self.asking.spawn(self.ask)

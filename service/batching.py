@@ -64,10 +64,6 @@ class Ticket:
         except TimeoutError:
             raise self._late() from None
 
-    def abandon(self) -> None:
-        """The caller no longer wants the answer; dropped at dequeue if it still waits."""
-        self._gone = _always
-
     def unwanted(self, now: float) -> str | None:
         """Why there is no point in running this one (`expired` or `gone`), or `None`."""
         if now >= self.deadline:
@@ -272,7 +268,3 @@ class Batcher:
                 batch.pixels[len(wanted)] = batch.pixels[row]
             wanted.append(ticket)
         return wanted
-
-
-def _always() -> bool:
-    return True

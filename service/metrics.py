@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from service.instruments import *  # noqa: F403 - so that type checkers know what __getattr__ gives
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+OWN = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db")  # how prometheus_client names its files
 
 
 def prepare_directory() -> Path:
@@ -37,8 +39,9 @@ def prepare_directory() -> Path:
     folder = Path(given) if given else Path(tempfile.mkdtemp(prefix="quadrant-metrics-"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.db"):  # only prometheus_client's own files: the folder may be anyone's
-            old.unlink()
+        for old in folder.glob("*.db"):
+            if OWN.fullmatch(old.name):  # the folder may be anyone's
+                old.unlink()
     except OSError as error:
         raise StartError(f"{VARIABLE} is {folder}: {error.strerror}; expected a folder that can be written") from error
     if not given:

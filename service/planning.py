@@ -69,7 +69,8 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
     cuda = settings.provider == "cuda"
     batch_cap = decide("batch_cap", BATCH_CAP["cuda" if cuda else "cpu"], "for a GPU" if cuda else "for CPUs")
     decode_memory = decide("decode_memory", min(MOST_DECODE_MEMORY, max(LEAST_DECODE_MEMORY, memory // 2 // workers)),
-                           f"half of {memory / 2**30:.1f} GiB over {processes}")
+                           f"half of {memory / 2**30:.1f} GiB over {processes}, within {_gib(LEAST_DECODE_MEMORY)} and "
+                           f"{_gib(MOST_DECODE_MEMORY)}")
     reasons["queue_capacity"] = f"set by {names.variable('queue_capacity')}, or its default"
     return Plan(workers, request_threads, engine_threads, batch_cap, settings.queue_capacity, decode_memory, reasons)
 
@@ -130,3 +131,7 @@ def _read(path: Path) -> str:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:g} GiB"

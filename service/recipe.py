@@ -6,7 +6,6 @@ validated. Knows nothing of ONNX, files or pictures.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import math
 from typing import Annotated, Any, Literal, TypeVar
@@ -193,8 +192,3 @@ def _check(recipe: Recipe) -> None:
             raise StartError(f"recipe has {name} {list(values)}; expected finite numbers")
     if min(p.std) <= 0 or recipe.temperature <= 0:
         raise StartError(f"recipe has std {list(p.std)} and temperature {recipe.temperature:g}; expected both above 0")
-
-
-def encode_png(png: bytes) -> str:
-    """PNG bytes as the base64 that `quadrant.golden` holds, for writers of plain JSON."""
-    return base64.b64encode(png).decode()

@@ -25,6 +25,7 @@ from service import settings as names
 from service.planning import Plan
 from service.problems import StartError
 from service.settings import Settings
+from service.web import body
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -35,6 +36,7 @@ BOOT_S = 300  # a worker's heartbeat begins when its models are loaded and prove
 KEEPALIVE_S = 65  # longer than a balancer keeps an idle connection (60 s is usual), so that it never picks one that is closing
 CONNECTIONS = 1000  # open ones, a worker; the rest waits in the kernel's queue
 BACKLOG = 1024
+HEAD_S = 5.0  # for the head of a request: each that trickles in holds a thread
 SLACK_S = 2.0  # gunicorn's loop looks about once a second
 HALTING = {Arbiter.WORKER_BOOT_ERROR: 1, Arbiter.APP_LOAD_ERROR: 2}  # how a worker that can't start ends the master → our code
 KEY = "quadrant"  # under which the application keeps its parts (`web/parts.py`)
@@ -45,6 +47,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     alive: bool
     stops_at: float | None = None  # on the clock of `time.monotonic`, once SIGTERM has come
+
+    def handle(self, conn: Any) -> Any:
+        """One request of a connection; gunicorn itself would wait for its head for ever."""
+        conn.head = body.watchdog.start(conn.sock, HEAD_S)
+        try:
+            return super().handle(conn)
+        finally:
+            body.watchdog.stop(conn.head)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """The head is there."""
+        body.watchdog.stop(conn.head)
+        return super().handle_request(req, conn)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: readiness turns 503 now; new connections are refused after the drain's delay."""

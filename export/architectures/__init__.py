@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from export.refusal import Refusal
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -42,7 +44,7 @@ class Architecture:
 _registered: dict[str, Architecture] = {}
 
 
-class UnknownArchitecture(LookupError):
+class UnknownArchitecture(Refusal):
     """No network of that name is registered."""
 
 

@@ -41,7 +41,7 @@ def read(environ: dict[str, Any], limit: int, timeout_s: float) -> bytes:
     if announced is not None and announced > limit:
         raise _too_many(announced, limit)
     wanted = limit + 1 if announced is None else announced
-    with _watchdog.watching(environ.get("gunicorn.socket"), timeout_s) as watch:
+    with watchdog.watching(environ.get("gunicorn.socket"), timeout_s) as watch:
         try:
             content: bytes = environ["wsgi.input"].read(wanted) if wanted else b""
         except Exception as error:  # a worker gives up by SystemExit, which passes; all else is the client's doing
@@ -103,14 +103,14 @@ def gone(environ: dict[str, Any], since: float) -> bool:
         return isinstance(error, OSError)
 
 
-class _Watch:
+class Watch:
     """One body that is being read; `late` once its time was up."""
 
     def __init__(self, connection: socket.socket, end: float) -> None:
         self.connection, self.end, self.late = connection, end, False
 
 
-class _Watchdog:
+class Watchdog:
     """Ends reads that take too long, by closing the connection's reading side; one thread, started by the first body.
 
     A timeout on the socket would not do: it begins anew with each byte that trickles in.
@@ -118,17 +118,24 @@ class _Watchdog:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._open: set[_Watch] = set()
+        self._open: set[Watch] = set()
         self._next = float("inf")  # when the thread looks again
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def watching(self, connection: Any, timeout_s: float) -> Iterator[_Watch]:
+    def watching(self, connection: Any, timeout_s: float) -> Iterator[Watch]:
         """Let reads inside the block find the end of the stream once the time is up."""
-        watch = _Watch(connection, time.monotonic() + timeout_s)
-        if not isinstance(connection, socket.socket):  # a test client: the body is there already
+        watch = self.start(connection, timeout_s)
+        try:
             yield watch
-            return
+        finally:
+            self.stop(watch)
+
+    def start(self, connection: Any, timeout_s: float) -> Watch:
+        """Begin to watch; a connection that is no socket (a test client's) is there already, and never late."""
+        watch = Watch(connection, time.monotonic() + timeout_s)
+        if not isinstance(connection, socket.socket):
+            return watch
         with self._changed:
             self._open.add(watch)
             if self._thread is None:
@@ -136,11 +143,12 @@ class _Watchdog:
                 self._thread.start()
             if watch.end < self._next:
                 self._changed.notify()
-        try:
-            yield watch
-        finally:
-            with self._changed:
-                self._open.discard(watch)
+        return watch
+
+    def stop(self, watch: Watch) -> None:
+        """What was waited for is there; may be called twice."""
+        with self._changed:
+            self._open.discard(watch)
 
     def _watch(self) -> None:
         with self._changed:
@@ -155,7 +163,7 @@ class _Watchdog:
                 self._changed.wait(None if self._next == float("inf") else max(0.0, self._next - now))
 
 
-_watchdog = _Watchdog()
+watchdog = Watchdog()
 
 
 def _announced(environ: dict[str, Any]) -> int | None:

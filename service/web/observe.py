@@ -18,6 +18,9 @@ log = logs.get(__name__)
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
+QUIET = ("/health/", "/metrics", "/docs/")  # probes, scrapes and assets would drown the rest
+
+
 def install(app: Flask) -> None:
     """Watch every request of the application."""
     app.before_request(_begin)
@@ -41,7 +44,7 @@ def _end(response: Response) -> Response:
         response.call_on_close(partial(body.linger, request.environ))
     REQUESTS.labels(endpoint, str(response.status_code)).inc()
     REQUEST_SECONDS.labels(endpoint).observe(seconds)
-    told = log.info if request.method == "POST" else log.debug  # probes and scrapes would drown the rest
+    told = log.debug if endpoint.startswith(QUIET) else log.info
     told("answered", method=request.method, endpoint=endpoint, status=response.status_code, ms=round(1000 * seconds, 3))
     return response
 

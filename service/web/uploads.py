@@ -160,13 +160,14 @@ class _Inputs(msgspec.Struct, forbid_unknown_fields=True):
     """The JSON that Hugging Face's clients send."""
 
     inputs: str | list[str]
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 def _json(content: bytes, _: Request, settings: Settings) -> tuple[list[Entry], list[Given], bool]:
     """`{"inputs": BASE64, data URL or a list of them, "parameters": {…}}`.
 
     Raises:
+        BadOption: another function than softmax is asked for.
         BadRequest: not such JSON, or its only picture is not base64.
         EmptyBody: no picture in it.
     """
@@ -187,7 +188,11 @@ def _json(content: bytes, _: Request, settings: Settings) -> tuple[list[Entry], 
     pictures = [_decoded(text) for text in texts]
     if not several and isinstance(pictures[0], Problem):
         raise pictures[0]
-    return pictures, [Given(*pair) for pair in sent.parameters.items() if pair[1] is not None], several
+    parameters = {name: value for name, value in (sent.parameters or {}).items() if value is not None}
+    if (function := parameters.pop("function_to_apply", "softmax")) != "softmax":
+        raise BadOption(f'function_to_apply is "{_short(str(function))}"; expected softmax, which is part of every model here',
+                        option="function_to_apply")
+    return pictures, [Given(*pair) for pair in parameters.items()], several
 
 
 READERS = {"multipart/form-data": _form, "application/json": _json}
@@ -201,6 +206,10 @@ def _decoded(text: str) -> Entry:
         head, _, text = text.partition(",")
         if not head.lower().endswith(";base64"):
             return BadRequest(f'picture is a data URL that begins "{_short(head)}"; expected data:image/…;base64,…')
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        pass  # perhaps it is only broken into lines
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:

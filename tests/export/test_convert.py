@@ -123,6 +123,7 @@ def test_real_pictures_are_verified_along_the_services_own_path(files, tmp_path)
         pytest.param({"--labels": "absent.txt"}, "absent.txt can't be read", id="no labels"),
         pytest.param({"--labels": "four.txt"}, "has 5 classes; the labels file has 4", id="label count"),
         pytest.param({"--output": "models/fish/best"}, "VERSION a whole number", id="no version"),
+        pytest.param({"--output": "models/fish/0"}, "VERSION a whole number", id="a version that is never served"),
         pytest.param({"--output": "taken/1"}, "exists already", id="taken"),
         pytest.param({"--name": "no spaces please"}, "quadrant.recipe", id="name"),
         pytest.param({"--resize": "8"}, "expected at least 16", id="resize under the input"),

@@ -87,11 +87,26 @@ def test_a_checkpoint_of_another_run_is_refused(shapes, tmp_path):
         train.run(shapes, tmp_path / "run", other, tmp_path / "cache", "")
 
 
-@pytest.mark.parametrize("text", ["", "32", "32x", "x4", "32x0", "32x5;64x3", "axb"])
+@pytest.mark.parametrize("text", ["", "32", "32x", "x4", "32x0", "32x5;64x3", "axb", "8x1"])
 def test_a_schedule_that_makes_no_sense_is_refused(text):
     """The message shows what a schedule looks like."""
     with pytest.raises(Refusal, match="expected PIXELSxEPOCHS"):
         train.parse_schedule(text)
+
+
+def test_a_damaged_checkpoint_is_named(shapes, tmp_path):
+    """torch's own error over it is a bare number."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(Refusal, match=r"checkpoint.pt is no checkpoint that can be read"):
+        train.run(shapes, tmp_path / "run", HYPER, tmp_path / "cache", "")
+
+
+def test_an_unknown_architecture_leaves_nothing_behind(shapes, tmp_path):
+    """An empty folder would look like a run."""
+    with pytest.raises(Refusal, match="expected one of alexnet, alexnet64"):
+        train.run(shapes, tmp_path / "run", train.Hyperparameters("nope", ((32, 1),)), tmp_path / "cache", "")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_temperature_undoes_a_known_scale():

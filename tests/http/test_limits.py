@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from service.server import HEAD_S
 from tests import models
 from tests.running import Running
 from tests.service import pictures
@@ -97,6 +101,29 @@ def test_a_slow_body_is_ended(raw: socket.socket):
     status, headers, problem = answer(raw)
     assert (status, problem["code"], problem["body_timeout_s"]) == (408, "slow-body", 2)
     assert headers["connection"] == "close"
+
+
+def test_a_head_that_trickles_in_is_ended(running_service: Running):
+    """Each holds a thread; byte by byte, no timeout of a socket ever strikes."""
+    connection = socket.create_connection(("127.0.0.1", running_service.port), timeout=20)
+    ended = threading.Event()
+
+    def trickle() -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"POST /classify HTTP/1.1\r\n")
+            while not ended.wait(0.2):
+                connection.sendall(b"X: y\r\n")
+
+    sender = threading.Thread(target=trickle)
+    sender.start()
+    started = time.monotonic()
+    with contextlib.suppress(ConnectionError), connection:
+        while connection.recv(4096):
+            pass
+        ended.set()
+    ended.set()
+    sender.join()
+    assert time.monotonic() - started < 2 * HEAD_S + 5
 
 
 def test_a_client_that_closes_its_side_is_answered(raw: socket.socket):

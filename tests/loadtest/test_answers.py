@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from loadtest.answers import fault
+from loadtest.answers import fault, fault_of
 
 RIGHT = {
     "predictions": [
@@ -32,6 +33,7 @@ def test_a_right_answer_is_no_failure():
 
 @pytest.mark.parametrize(("answer", "found"), [
     pytest.param(None, "expected 1 to 5 predictions", id="not an object"),
+    pytest.param({"predictions": ["cat"]}, "expected objects", id="labels alone"),
     pytest.param({"status": 200}, "expected 1 to 5 predictions", id="another service's page"),
     pytest.param(changed(lambda a: a["predictions"].clear()), "expected 1 to 5 predictions", id="empty"),
     pytest.param(changed(lambda a: a["predictions"].extend([a["predictions"][1]] * 4)), "expected 1 to 5", id="too many"),
@@ -42,9 +44,16 @@ def test_a_right_answer_is_no_failure():
     pytest.param(changed(lambda a: a["predictions"][0].update(label="")), "without a label", id="no label"),
     pytest.param(changed(lambda a: a["predictions"][1].update(index=3)), "predicted twice", id="twice the same"),
     pytest.param(changed(lambda a: a["timing_ms"].clear()), "batch_size", id="no timing"),
+    pytest.param(changed(lambda a: a.update(timing_ms=None)), "batch_size", id="null for the timing"),
 ])
 def test_a_wrong_body_is_a_failure_whatever_its_status(answer, found):
     """A service that answers 200 with nonsense under load is down."""
     said = fault(answer, top_k=5)
     assert said is not None
     assert found in said
+
+
+def test_a_page_instead_of_an_answer_is_a_fault():
+    """A proxy's error page with status 200 must not count as an answer."""
+    assert "not JSON" in str(fault_of("<html>busy</html>", 5))
+    assert fault_of(json.dumps(RIGHT), 5) is None

@@ -61,9 +61,10 @@ def test_a_dead_worker_keeps_its_counts_and_loses_its_gauges():
 def test_files_of_an_earlier_run_go_and_nothing_else(tmp_path):
     """Their counts would be added to the new ones; other people's files are not ours."""
     (tmp_path / "counter_1.db").write_bytes(b"old")
+    (tmp_path / "accounts.db").write_bytes(b"somebody's own")
     (tmp_path / "notes.txt").write_text("mine")
     python(PREPARE, PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["accounts.db", "notes.txt"]
 
 
 def test_a_temporary_folder_goes_with_its_process():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -177,7 +178,18 @@ def test_a_form_of_endless_parts_is_refused(client: FlaskClient):
 def test_options_of_json_are_held_to_the_same_rules(client: FlaskClient, picture: bytes):
     """A parameter of another server is refused by its name; null counts as not given."""
     text = base64.b64encode(picture).decode()
-    reply = client.post("/classify", data=json.dumps({"inputs": text, "parameters": {"function_to_apply": "softmax"}}),
+    reply = client.post("/classify", data=json.dumps({"inputs": text, "parameters": {"candidate_labels": ["cat"]}}),
                         content_type="application/json")
-    assert (reply.status_code, reply.json["option"]) == (400, "function_to_apply")
+    assert (reply.status_code, reply.json["option"]) == (400, "candidate_labels")
     assert client.post("/classify", json={"inputs": text, "parameters": {"top_k": None}}).status_code == 200
+
+
+@pytest.mark.parametrize(("parameters", "status"), [
+    pytest.param(None, 200, id="null"),
+    pytest.param({"function_to_apply": "softmax", "top_k": 1}, 200, id="what is done anyway"),
+    pytest.param({"function_to_apply": "sigmoid"}, 400, id="what is not done here"),
+])
+def test_what_hugging_face_clients_send_is_understood(client: FlaskClient, picture: bytes, parameters: Any, status: int):
+    """Their clients name the function of the scores; another one than softmax must not be answered as if it were."""
+    text = base64.b64encode(picture).decode()
+    assert client.post("/classify", json={"inputs": text, "parameters": parameters}).status_code == status
