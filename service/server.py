@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.workers.gthread import ThreadWorker
 
 from service import logs, metrics, planning, shelf
@@ -95,6 +96,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super()._cap_keepalive(deadline)
         for connection in self.pending_conns:
             connection.timeout = min(connection.timeout, deadline)
+
+
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's master; a second worker that can't start while the first one's failure ends the service is no news."""
+
+    _halting = False
+
+    def halt(self, *args: Any, **kwargs: Any) -> None:
+        """End the service."""
+        self._halting = True
+        super().halt(*args, **kwargs)
+
+    def reap_workers(self) -> None:
+        """Collect workers that ended; gunicorn raises over one that could not start, in the middle of a halt too."""
+        try:
+            super().reap_workers()
+        except HaltServer:
+            if not self._halting:
+                raise
 
 
 class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -187,7 +207,7 @@ def serve(settings: Settings) -> None:
     service = Service(settings, plan, listen(settings.host, settings.port), default)
     master = os.getpid()
     try:
-        Arbiter(service).run()
+        Master(service).run()
     except SystemExit as end:
         if os.getpid() == master and end.code in HALTING:
             raise SystemExit(HALTING[end.code]) from None
