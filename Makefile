@@ -18,7 +18,7 @@ run: $(BIN)/.service ## serve the models in models/ on port 8000 (QUADRANT_PORT)
 test: env ## every test
 	$(BIN)/python -m pytest
 
-check: env ## format, types, floors
+check: env ## style, types, floors
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -114,7 +114,8 @@ def load(source: Path, cache: Path, side: int) -> Pictures:
 
     labels, train, validation = _tiny_imagenet(read, names) or _class_folders(source, names)
     digest = hashlib.sha256(json.dumps([labels, train, validation]).encode()).hexdigest()
-    folder = cache / f"{digest[:16]}-{side}"
+    sizes = [tree.size(top + entry.name) for entry in (*train, *validation)]  # new pictures under old names are decoded anew
+    folder = cache / f"{digest[:16]}-{hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:8]}-{side}"
     return Pictures(
         labels=labels,
         train=_decoded(read, train, folder / "train.npy", side),
@@ -146,6 +147,9 @@ class _Folder:
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
 
+    def size(self, name: str) -> int:
+        return (self.root / name).stat().st_size if (self.root / name).is_file() else 0
+
 
 class _Zip:
     def __init__(self, path: Path) -> None:
@@ -159,6 +163,9 @@ class _Zip:
 
     def read(self, name: str) -> bytes:
         return self.zip.read(name)
+
+    def size(self, name: str) -> int:
+        return self.zip.getinfo(name).file_size
 
 
 Tree = _Folder | _Zip

@@ -103,8 +103,11 @@ def wrap(model: ModelProto, front: Front, temperature: float, outputs_probabilit
                 tensor.name = f"{name}_before"
     classes = _width(target)
     inner = list(graph.node)
-    if inner and inner[-1].op_type == "Softmax" and inner[-1].output[0] == back_name:
-        back_name, outputs_probabilities = inner.pop().input[0], False
+    softmax = next((node for node in inner if node.op_type == "Softmax" and node.output[0] == back_name), None)
+    if softmax is not None:
+        back_name, outputs_probabilities = softmax.input[0], False
+        if not any(softmax.output[0] in node.input for node in inner):
+            inner = [node for node in inner if node is not softmax]
     constants: list[TensorProto] = []
     first = list(_front(front, front_name, precision, constants))
     flat = len(target.type.tensor_type.shape.dim) == 2

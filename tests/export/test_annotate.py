@@ -132,6 +132,18 @@ def test_one_of_several_outputs_is_chosen(place, bare, tmp_path):
     assert annotated(place, file, *USUAL, "--head", "probabilities").recipe.name == "bare"
 
 
+def test_the_chosen_output_need_not_be_the_last_node(place, bare, tmp_path):
+    """A second softmax over probabilities would be nearly flat, and still sum to 1."""
+    model = bare_graph(ending="softmax")
+    model.graph.node.append(onnx.helper.make_node("Relu", [model.graph.output[0].name], ["copy"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("copy", onnx.TensorProto.FLOAT, None))
+    file = tmp_path / "softmax-inside.onnx"
+    onnx.save(model, file)
+    chosen = model.graph.output[0].name
+    found = annotated(place, file, *USUAL, "--head", chosen)
+    assert max(max(golden.probabilities) for golden in found.golden) > 2 / len(found.labels)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [

@@ -94,6 +94,16 @@ def test_the_second_run_maps_what_the_first_one_decoded(tmp_path, monkeypatch):
     np.testing.assert_array_equal(data.load(source, tmp_path / "cache", 64).train.pixels, first.train.pixels)
 
 
+def test_new_pictures_under_old_names_are_decoded_anew(tmp_path):
+    """A cache that outlives its pictures would be trained on in silence."""
+    source = lay(tmp_path / "set", files())
+    data.load(source, tmp_path / "cache", 64)
+    name = "train/n02123159/images/n02123159_0.JPEG"
+    lay(source, {name: picture(200, side=80)})
+    pictures = data.load(source, tmp_path / "cache", 64)
+    assert pictures.train.pixels[pictures.train.names.index(name)].mean(axis=(0, 1))[0] > 150
+
+
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
