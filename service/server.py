@@ -37,6 +37,7 @@ BOOT_S = 300  # a worker's heartbeat begins when its models are loaded and prove
 KEEPALIVE_S = 65  # longer than a balancer keeps an idle connection (60 s is usual), so that it never picks one that is closing
 CONNECTIONS = 1000  # open ones, a worker; the rest waits in the kernel's queue
 BACKLOG = 1024
+SPARE_THREADS = 4  # that slow senders leave to probes and to everybody else
 HEAD_S = 5.0  # for the head of a request: each that trickles in holds a thread
 SLACK_S = 2.0  # gunicorn's loop looks about once a second
 HALTING = {Arbiter.WORKER_BOOT_ERROR: 1, Arbiter.APP_LOAD_ERROR: 2}  # how a worker that can't start ends the master → our code
@@ -48,6 +49,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     alive: bool
     stops_at: float | None = None  # on the clock of `time.monotonic`, once SIGTERM has come
+
+    def init_process(self) -> None:
+        """In the worker, before it serves."""
+        body.watchdog.crowd = max(1, self.cfg.threads - SPARE_THREADS)
+        super().init_process()
 
     def handle(self, conn: Any) -> Any:
         """One request of a connection; gunicorn itself would wait for its head for ever."""

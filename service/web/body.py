@@ -7,6 +7,7 @@ Content-Length would look complete.
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from service.problems import BadRequest, IncompleteBody, Problem, SlowBody, TooM
 # A client that still sends when it is refused would see a reset instead of the refusal: what it sends is taken in for
 # a while and forgotten.
 DISCARDED_BYTES, DISCARDED_S = 64 * 2**20, 2.0
+HURRIED_S = 1.0  # for a head or a body while nearly all threads wait for one
 PATIENCE_S = 0.1
 READ = "quadrant.body_read"  # in the environ, once the whole body has been taken in
 
@@ -45,12 +47,12 @@ def read(environ: dict[str, Any], limit: int, timeout_s: float) -> bytes:
         try:
             content: bytes = environ["wsgi.input"].read(wanted) if wanted else b""
         except Exception as error:  # a worker gives up by SystemExit, which passes; all else is the client's doing
-            raise _slow(timeout_s) if watch.late else _broken(error) from error
+            raise _slow(watch.allowed_s) if watch.late else _broken(error) from error
     if announced is None and len(content) > limit:
         raise _too_many(len(content), limit, " or more")
     if announced is not None and len(content) < announced:
         if watch.late:
-            raise _slow(timeout_s)
+            raise _slow(watch.allowed_s)
         raise IncompleteBody(
             f"body ended after {len(content):,} bytes; its Content-Length says {announced:,}",
             body_bytes=len(content), content_length=announced)
@@ -104,19 +106,30 @@ def gone(environ: dict[str, Any], since: float) -> bool:
 
 
 class Watch:
-    """One body that is being read; `late` once its time was up."""
+    """One head or body that is being read; `late` once its time, `allowed_s` seconds, was up."""
 
-    def __init__(self, connection: socket.socket, end: float) -> None:
-        self.connection, self.end, self.late = connection, end, False
+    def __init__(self, connection: socket.socket, allowed_s: float) -> None:
+        self.connection, self.allowed_s, self.late = connection, allowed_s, False
+        self.started = time.monotonic()
+
+    @property
+    def end(self) -> float:
+        """On the clock of `time.monotonic`."""
+        return self.started + self.allowed_s
 
 
 class Watchdog:
     """Ends reads that take too long, by closing the connection's reading side; one thread, started by the first body.
 
     A timeout on the socket would not do: it begins anew with each byte that trickles in.
+
+    Attributes:
+        crowd: so many reads at once are nearly all threads; each then has `HURRIED_S`, so that probes and quick senders
+            still find a thread. Set by whoever knows the number of threads.
     """
 
     def __init__(self) -> None:
+        self.crowd = sys.maxsize
         self._changed = threading.Condition()
         self._open: set[Watch] = set()
         self._next = float("inf")  # when the thread looks again
@@ -133,7 +146,7 @@ class Watchdog:
 
     def start(self, connection: Any, timeout_s: float) -> Watch:
         """Begin to watch; a connection that is no socket (a test client's) is there already, and never late."""
-        watch = Watch(connection, time.monotonic() + timeout_s)
+        watch = Watch(connection, timeout_s)
         if not isinstance(connection, socket.socket):
             return watch
         with self._changed:
@@ -141,7 +154,7 @@ class Watchdog:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="slow bodies", daemon=True)
                 self._thread.start()
-            if watch.end < self._next:
+            if watch.end < self._next or len(self._open) >= self.crowd:
                 self._changed.notify()
         return watch
 
@@ -153,6 +166,9 @@ class Watchdog:
     def _watch(self) -> None:
         with self._changed:
             while True:
+                if len(self._open) >= self.crowd:
+                    for watch in self._open:
+                        watch.allowed_s = min(watch.allowed_s, HURRIED_S)
                 now = time.monotonic()
                 for watch in [each for each in self._open if each.end <= now]:
                     self._open.discard(watch)
