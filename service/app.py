@@ -12,6 +12,7 @@ from service.problems import StartError
 from service.settings import Settings
 from service.web import classify, docs, errors, health, info, models, observe
 from service.web.parts import Parts, attach
+from service.web.room import SHARE, Room
 
 
 def create_app(settings: Settings | None = None, catalog: Catalog | None = None) -> Flask:
@@ -28,7 +29,7 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
         catalog = Catalog.load(settings, plan)
     app = Flask("service", static_folder=None)
     app.url_map.merge_slashes = False  # "//classify" is no address; a redirect would lose the body
-    attach(app, Parts(settings, plan, catalog))
+    attach(app, Parts(settings, plan, catalog, Room(plan.decode_memory // SHARE, settings.max_body_bytes)))
     observe.install(app)
     errors.install(app)
     for resource in (classify, models, health, info, docs):

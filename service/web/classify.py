@@ -11,7 +11,7 @@ from flask import Blueprint, Response, g, request
 from service.classifier import Answer, Classifier, Timing
 from service.problems import Problem
 from service.web import answers, body, uploads
-from service.web.parts import here
+from service.web.parts import Parts, here
 
 blueprint = Blueprint("classify", __name__)
 
@@ -20,6 +20,11 @@ blueprint = Blueprint("classify", __name__)
 def classify() -> Response:
     """Answer one picture with its predictions, several with a list."""
     parts = here()
+    with parts.room.held(request.environ, request.mimetype):
+        return _classified(parts)
+
+
+def _classified(parts: Parts) -> Response:
     upload = uploads.read(request, parts.settings)
     parts.catalog.require()
     classifier = parts.catalog.find(upload.options.model, upload.options.version)

@@ -33,7 +33,7 @@ def start() -> Response:
 @blueprint.get("/info")
 def info() -> Response:
     """Versions, limits, the plan with its reasons, and what each session really runs on."""
-    settings, plan, catalog = here()
+    settings, plan, catalog, _ = here()
     return answers.json({
         "version": __version__,
         "python": platform.python_version(),

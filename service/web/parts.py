@@ -1,4 +1,4 @@
-"""What `app` hands to the views of a request: the settings, the plan and the catalog."""
+"""What `app` hands to the views of a request: the settings, the plan, the catalog, room for bodies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flask import Flask, current_app
 from service.catalog import Catalog
 from service.planning import Plan
 from service.settings import Settings
+from service.web.room import Room
 
 KEY = "quadrant"
 
@@ -19,6 +20,7 @@ class Parts(NamedTuple):
     settings: Settings
     plan: Plan
     catalog: Catalog
+    room: Room
 
 
 def attach(app: Flask, parts: Parts) -> None:
