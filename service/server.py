@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -96,6 +97,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if self.alive and self.stops_at is not None and time.monotonic() >= self.stops_at:
             self.alive = False
             self.method_queue.defer(lambda: None)  # so that the loop doesn't wait another second
+        if self.alive and self.stops_at is None and (dead := self._dead()):
+            log.error("worker_gives_up", reason="a batch thread has died; the master starts another worker", models=dead)
+            self.handle_exit(signal.SIGTERM, None)
+
+    def _dead(self) -> list[str]:
+        """Models that this worker will never answer for again."""
+        application = getattr(self, "wsgi", None)
+        return [] if application is None else [each.name for each in application.extensions[KEY].catalog.models() if not each.ready]
 
     def _cap_keepalive(self, deadline: float) -> None:
         """As for connections kept alive, so for those that never said anything: they don't hold up a stop."""

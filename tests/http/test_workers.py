@@ -134,3 +134,18 @@ def test_ctrl_c_ends_all_processes_at_once(tmp_path: Path, variables: dict[str, 
             os.kill(pid, signal.SIGINT)
         assert running.process.wait(timeout=15) == 0
         assert "SIGKILL" not in running.log.read_text()
+
+
+def test_a_worker_whose_batch_thread_dies_is_replaced(tmp_path: Path, variables: dict[str, str]):
+    """A process that answers 503 for ever would take its share of the requests for ever."""
+    port = free_port()
+    command = (sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "tests.http.dying:create_app()")
+    with service(tmp_path / "log", variables | {"QUADRANT_WORKERS": "1"}, command, f"http://127.0.0.1:{port}") as running:
+        (before,) = running.workers()
+        assert running.ask("/die", b"").status == 200
+        assert running.ask("/classify", PICTURE).status == 503
+        eventually(lambda: before not in running.workers() and running.workers(), "the worker is still the same")
+        eventually(lambda: running.ask("/health/ready").status == 200, "the new worker is not ready")
+        assert running.ask("/classify", PICTURE).status == 200
+        assert "worker_gives_up" in running.log.read_text()
+        assert running.stop() == 0
