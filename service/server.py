@@ -103,8 +103,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _dead(self) -> list[str]:
         """Models that this worker will never answer for again."""
-        application = getattr(self, "wsgi", None)
-        return [] if application is None else [each.name for each in application.extensions[KEY].catalog.models() if not each.ready]
+        if (application := getattr(self, "wsgi", None)) is None:
+            return []
+        return [each.name for each in application.extensions[KEY].catalog.models() if not each.ready]
 
     def _cap_keepalive(self, deadline: float) -> None:
         """As for connections kept alive, so for those that never said anything: they don't hold up a stop."""
