@@ -9,25 +9,21 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import socket
 import sys
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import HaltServer
-from gunicorn.workers.gthread import ThreadWorker
 
 from service import logs, metrics, planning, shelf
 from service import settings as names
 from service.planning import Plan
 from service.problems import StartError
 from service.settings import Settings
-from service.web import body
+from service.worker import KEY, Master, Worker
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -38,99 +34,8 @@ BOOT_S = 300  # a worker's heartbeat begins when its models are loaded and prove
 KEEPALIVE_S = 65  # longer than a balancer keeps an idle connection (60 s is usual), so that it never picks one that is closing
 CONNECTIONS = 1000  # open ones, a worker; the rest waits in the kernel's queue
 BACKLOG = 1024
-SPARE_THREADS = 4  # that slow senders leave to probes and to everybody else
-HEAD_S = 5.0  # for the head of a request: each that trickles in holds a thread
 SLACK_S = 2.0  # gunicorn's loop looks about once a second
 HALTING = {Arbiter.WORKER_BOOT_ERROR: 1, Arbiter.APP_LOAD_ERROR: 2}  # how a worker that can't start ends the master → our code
-KEY = "quadrant"  # under which the application keeps its parts (`web/parts.py`)
-
-
-class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """A `gthread` worker that is unready before it stops, and serves on in between."""
-
-    alive: bool
-    stops_at: float | None = None  # on the clock of `time.monotonic`, once SIGTERM has come
-
-    def init_process(self) -> None:
-        """In the worker, before it serves."""
-        body.watchdog.crowd = max(1, self.cfg.threads - SPARE_THREADS)
-        super().init_process()
-
-    def handle(self, conn: Any) -> Any:
-        """One request of a connection; gunicorn itself would wait for its head for ever."""
-        conn.head = body.watchdog.start(conn.sock, HEAD_S)
-        try:
-            return super().handle(conn)
-        finally:
-            body.watchdog.stop(conn.head)
-
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        """The head is there."""
-        body.watchdog.stop(conn.head)
-        return super().handle_request(req, conn)
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: readiness turns 503 now; new connections are refused after the drain's delay."""
-        if self.stops_at is not None:
-            return
-        delay_s = 0.0
-        if application := getattr(self, "wsgi", None):
-            parts = application.extensions[KEY]
-            parts.catalog.begin_drain()
-            delay_s = parts.settings.drain_delay_s
-        self.stops_at = time.monotonic() + delay_s
-        if not delay_s:
-            super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig: int, frame: Any) -> None:
-        """SIGINT or SIGQUIT: stop now.
-
-        Ctrl-C sends the one to every process of a terminal, and gunicorn's master the other. gunicorn's own handler takes
-        a lock of the thread pool that the interrupted code may hold already: a worker was seen to hang until it was killed.
-        """
-        self.cfg.worker_int(self)
-        os._exit(0)
-
-    def notify(self) -> None:
-        """Called from the worker's loop at least once a second."""
-        super().notify()
-        if self.alive and self.stops_at is not None and time.monotonic() >= self.stops_at:
-            self.alive = False
-            self.method_queue.defer(lambda: None)  # so that the loop doesn't wait another second
-        if self.alive and self.stops_at is None and (dead := self._dead()):
-            log.error("worker_gives_up", reason="a batch thread has died; the master starts another worker", models=dead)
-            self.handle_exit(signal.SIGTERM, None)
-
-    def _dead(self) -> list[str]:
-        """Models that this worker will never answer for again."""
-        if (application := getattr(self, "wsgi", None)) is None:
-            return []
-        return [each.name for each in application.extensions[KEY].catalog.models() if not each.ready]
-
-    def _cap_keepalive(self, deadline: float) -> None:
-        """As for connections kept alive, so for those that never said anything: they don't hold up a stop."""
-        super()._cap_keepalive(deadline)
-        for connection in self.pending_conns:
-            connection.timeout = min(connection.timeout, deadline)
-
-
-class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's master; a second worker that can't start while the first one's failure ends the service is no news."""
-
-    _halting = False
-
-    def halt(self, *args: Any, **kwargs: Any) -> None:
-        """End the service."""
-        self._halting = True
-        super().halt(*args, **kwargs)
-
-    def reap_workers(self) -> None:
-        """Collect workers that ended; gunicorn raises over one that could not start, in the middle of a halt too."""
-        try:
-            super().reap_workers()
-        except HaltServer:
-            if not self._halting:
-                raise
 
 
 class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types

@@ -184,3 +184,18 @@ def test_bad_pictures_are_refused(running_service: Running, body: bytes, status:
     assert (reply.status, reply.json["code"]) == (status, code)
     assert reply.headers["Content-Type"] == "application/problem+json"
     assert reply.headers["X-Request-Id"] == reply.json["request_id"]
+
+
+@pytest.mark.parametrize(("head", "status"), [
+    pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nno header at all\r\n\r\n", 400, id="a line that is no header"),
+    pytest.param(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, id="an address too long"),
+    pytest.param(b"nonsense\r\n\r\n", 400, id="no HTTP"),
+    pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, id="two lengths"),
+])
+def test_what_gunicorn_refuses_itself_is_a_problem_document_too(raw: socket.socket, head: bytes, status: int):
+    """A client that reads problems must not meet a page of HTML."""
+    raw.sendall(head)
+    found, headers, problem = answer(raw)
+    assert (found, problem["status"], problem["code"]) == (status, status, "malformed-request")
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-request-id"] == problem["request_id"]

@@ -1,0 +1,158 @@
+"""gunicorn's two kinds of process, with what it lacks: heads within a time, a drain, refusals as problem documents.
+
+`server` configures and starts them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+from gunicorn.workers.gthread import ThreadWorker
+
+from service import logs
+from service.problems import BadRequest
+from service.web import body
+
+log = logs.get(__name__)
+
+SPARE_THREADS = 4  # that slow senders leave to probes and to everybody else
+HEAD_S = 5.0  # for the head of a request: each that trickles in holds a thread
+KEY = "quadrant"  # under which the application keeps its parts (`web/parts.py`)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """A `gthread` worker that is unready before it stops, and serves on in between."""
+
+    alive: bool
+    stops_at: float | None = None  # on the clock of `time.monotonic`, once SIGTERM has come
+
+    def init_process(self) -> None:
+        """In the worker, before it serves."""
+        body.watchdog.crowd = max(1, self.cfg.threads - SPARE_THREADS)
+        super().init_process()
+
+    def handle(self, conn: Any) -> Any:
+        """One request of a connection; gunicorn itself would wait for its head for ever."""
+        conn.head = body.watchdog.start(conn.sock, HEAD_S)
+        try:
+            return super().handle(conn)
+        finally:
+            body.watchdog.stop(conn.head)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """The head is there."""
+        body.watchdog.stop(conn.head)
+        return super().handle_request(req, conn)
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Requests that gunicorn itself refuses never reach the application; they get a problem document all the same."""
+        page = _Page()
+        super().handle_error(req, page, addr, exc)
+        if page.content:
+            with suppress(OSError):
+                client.sendall(as_problem(page.content, exc))
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: readiness turns 503 now; new connections are refused after the drain's delay."""
+        if self.stops_at is not None:
+            return
+        delay_s = 0.0
+        if application := getattr(self, "wsgi", None):
+            parts = application.extensions[KEY]
+            parts.catalog.begin_drain()
+            delay_s = parts.settings.drain_delay_s
+        self.stops_at = time.monotonic() + delay_s
+        if not delay_s:
+            super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT or SIGQUIT: stop now.
+
+        Ctrl-C sends the one to every process of a terminal, and gunicorn's master the other. gunicorn's own handler takes
+        a lock of the thread pool that the interrupted code may hold already: a worker was seen to hang until it was killed.
+        """
+        self.cfg.worker_int(self)
+        os._exit(0)
+
+    def notify(self) -> None:
+        """Called from the worker's loop at least once a second."""
+        super().notify()
+        if self.alive and self.stops_at is not None and time.monotonic() >= self.stops_at:
+            self.alive = False
+            self.method_queue.defer(lambda: None)  # so that the loop doesn't wait another second
+        if self.alive and self.stops_at is None and (dead := self._dead()):
+            log.error("worker_gives_up", reason="a batch thread has died; the master starts another worker", models=dead)
+            self.handle_exit(signal.SIGTERM, None)
+
+    def _dead(self) -> list[str]:
+        """Models that this worker will never answer for again."""
+        if (application := getattr(self, "wsgi", None)) is None:
+            return []
+        return [each.name for each in application.extensions[KEY].catalog.models() if not each.ready]
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """As for connections kept alive, so for those that never said anything: they don't hold up a stop."""
+        super()._cap_keepalive(deadline)
+        for connection in self.pending_conns:
+            connection.timeout = min(connection.timeout, deadline)
+
+
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's master; a second worker that can't start while the first one's failure ends the service is no news."""
+
+    _halting = False
+
+    def halt(self, *args: Any, **kwargs: Any) -> None:
+        """End the service."""
+        self._halting = True
+        super().halt(*args, **kwargs)
+
+    def reap_workers(self) -> None:
+        """Collect workers that ended; gunicorn raises over one that could not start, in the middle of a halt too."""
+        try:
+            super().reap_workers()
+        except HaltServer:
+            if not self._halting:
+                raise
+
+
+class _Page:
+    """Takes what gunicorn would send, in the place of the client's socket."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def gettimeout(self) -> float:
+        """Nothing here ever waits."""
+        return 0.0
+
+    def sendall(self, data: bytes) -> None:
+        """Keep it."""
+        self.content += data
+
+
+def as_problem(page: bytes, error: Exception) -> bytes:
+    """gunicorn's HTML refusal as a whole HTTP answer with a problem document.
+
+    Args:
+        page: `HTTP/1.1 STATUS REASON`, headers and HTML.
+        error: what gunicorn found.
+    """
+    status, reason = page.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)[1:]
+    request_id = secrets.token_hex(8)
+    problem = BadRequest(f"the request is not HTTP as this server takes it: {error}"[:300])
+    document = problem.document(request_id) | {"status": int(status), "title": reason}
+    log.info("refused", code=problem.code, status=int(status), detail=problem.detail, request_id=request_id)
+    content = json.dumps(document, ensure_ascii=False).encode()
+    head = (f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(content)}\r\n"
+            f"X-Request-Id: {request_id}\r\nConnection: close\r\n\r\n")
+    return head.encode("latin-1") + content
