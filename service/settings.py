@@ -135,11 +135,6 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def kind(name: str) -> Kind:
-    """How the setting of this field name is read."""
-    return _kind({each.name: each for each in fields(Settings)}[name])
-
-
 def table() -> list[Row]:
     """All settings, in the order of the class."""
     return [
