@@ -15,6 +15,9 @@ import click
 from export.refusal import Refusal
 
 PATH = click.Path(path_type=Path)
+WISHED = (
+    "name", "description", "mean", "std", "resize", "size", "interpolation", "mode", "resize_mode", "temperature"
+)  # fields of package.Wishes
 
 
 class OneLine(click.ClickException):
@@ -75,10 +78,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     def gathered(*, output: Path, provenance: Path | None, **options: Any) -> None:
         from export import package
 
-        wished = {
-            key: options.pop(key)
-            for key in ("name", "description", "mean", "std", "resize", "size", "interpolation", "mode", "temperature")
-        }
+        wished = {key: options.pop(key) for key in WISHED}
         wishes = package.Wishes(output, provenance=_provenance(provenance), **wished)
         command(wishes=wishes, **options)
 
@@ -103,6 +103,13 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
                 type=click.Choice(["bilinear", "bicubic", "lanczos"]),
                 default="bilinear",
                 show_default=True,
+            ),
+            click.option(
+                "--resize-mode",
+                type=click.Choice(["short_side", "exact_size"]),
+                default="short_side",
+                show_default=True,
+                help="Keep the picture's proportions, or squeeze both sides to --resize, as Caffe does.",
             ),
             click.option(
                 "--mode",

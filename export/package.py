@@ -47,6 +47,7 @@ class Wishes:
     size: tuple[int, int] | None = None
     interpolation: str = "bilinear"
     mode: str = "exact"
+    resize_mode: str = "short_side"
     temperature: float | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,6 +72,8 @@ def recipe(
             "std": front.std,
             "interpolation": wishes.interpolation,
             "mode": wishes.mode,
+            "resize_mode": wishes.resize_mode,
+            "channels": "bgr" if front.bgr else "rgb",
         },
         "temperature": divisor,
         "precision": precision,

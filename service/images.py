@@ -199,7 +199,7 @@ def prepare(data: bytes, preprocessing: Preprocessing, width: int, height: int, 
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing, width: int, height: int) -> NDArray[np.uint8]:
-    """Resize the shorter side, then cut the centre out.
+    """Resize the shorter side, or both to one length, then cut the centre out.
 
     Args:
         image: upright RGB picture, any size.
@@ -209,9 +209,10 @@ def fit(image: Image.Image, preprocessing: Preprocessing, width: int, height: in
         (height, width, 3) uint8, RGB, C-contiguous. `fast` differs from `exact` by at most one grey level.
     Raises:
         PictureTooSmall: so long and thin that the resized one would be too large.
-    Source: torchvision's evaluation preset for AlexNet (bilinear, 256 then 224) on Pillow pictures, and its rounding.
+    Source: torchvision's evaluation preset for AlexNet (bilinear, 256 then 224) on Pillow pictures, and its rounding;
+        Caffe's reference for both sides at once (256 × 256 then 227).
     """
-    short, long = sorted(image.size)
+    short, long = sorted(image.size) if preprocessing.resize_mode == "short_side" else (1, 1)
     longer = int(preprocessing.resize * long / short)
     most = max(MOST_RESIZED_PIXELS, MOST_ELONGATED * preprocessing.resize**2)
     if longer * preprocessing.resize > most:

@@ -20,6 +20,7 @@ LEAST_GOLDEN = 4
 LARGEST_SIDE = 4096  # px; beyond that a batch of inputs no longer fits in the memory of ordinary machines
 
 Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 T = TypeVar("T")
 
@@ -35,10 +36,12 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From an upright RGB picture to the input.
 
     Attributes:
-        resize: pixels of the shorter side before the crop.
+        resize: pixels of the shorter side before the crop; of both sides where `resize_mode` is `exact_size`.
+        resize_mode: `short_side` keeps the picture's proportions; `exact_size` squeezes it into a square, as Caffe does.
         mode: `exact` decodes the whole picture, resizes, then crops, as the usual reference does, bit for bit;
             `fast` does it in one step and lets JPEG decode at a fraction of its size.
         mean, std: a channel (red, green, blue), on the scale from 0 to 1; applied inside the graph.
+        channels: order in which the network takes them; turned inside the graph, whose input is always RGB.
     """
 
     resize: Side
@@ -47,6 +50,59 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     crop: Literal["center"] = "center"
     mode: Literal["exact", "fast"] = "exact"
+    resize_mode: Literal["short_side", "exact_size"] = "short_side"
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+
+class Abstention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Below which score of its best class a model abstains, so that what it does say is right often enough.
+
+    Attributes:
+        below: score of the best class, 0-1.
+        asked: precision that the threshold was chosen for, on pictures kept back.
+        precision: share of right answers among those at or above it, on other pictures.
+        coverage: share of those pictures that were at or above it.
+    """
+
+    below: Share
+    asked: Share
+    precision: Share
+    coverage: Share
+
+
+class Conformal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores from which a class belongs to the prediction set of a coverage.
+
+    Attributes:
+        coverages: probabilities that the set holds the true class, rising.
+        scores: least score of a class in the set, one a coverage, falling.
+        measured: [coverage asked, coverage found, mean set size] on other pictures.
+    Source: Sadinle, Lei, Wasserman, "Least ambiguous set-valued classifiers with bounded error levels", 2019.
+    """
+
+    coverages: tuple[Share, ...]
+    scores: tuple[Share, ...]
+    measured: tuple[tuple[float, float, float], ...] = ()
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far the scores can be trusted: fitted on pictures kept back from training, measured on others.
+
+    Attributes:
+        fitted_on, measured_on: numbers of pictures.
+        top1, top5: share of right answers on the pictures measured on.
+        ece_before, ece_after: expected calibration error (15 bins) with temperature 1 and with the recipe's.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    """
+
+    fitted_on: int
+    measured_on: int
+    top1: Share
+    top5: Share
+    ece_before: Share
+    ece_after: Share
+    abstention: Abstention | None = None
+    conformal: Conformal | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +111,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         format: version of this structure; only 1 exists.
         temperature: by which the logits are divided inside the graph before the softmax.
+        calibration: how far the scores can be trusted, where it was measured.
         provenance: where the weights come from; free keys, for people.
     """
 
@@ -66,6 +123,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     architecture: str = ""
     temperature: float = 1.0
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    calibration: Calibration | None = None
     provenance: dict[str, Any] = {}
 
     @classmethod
@@ -89,9 +147,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def in_words(self) -> str:
         """What happens to a picture, in one sentence for people."""
         p, width, height = self.preprocessing, self.input.width, self.input.height
-        steps = f"shorter side to {p.resize} px ({p.interpolation}), centre {width} × {height} cut out"
+        sized = f"shorter side to {p.resize} px" if p.resize_mode == "short_side" else f"squeezed to {p.resize} × {p.resize} px"
+        steps = f"{sized} ({p.interpolation}), centre {width} × {height} cut out"
         mean, std = (", ".join(f"{value:.4g}" for value in row) for row in (p.mean, p.std))
-        return f"{steps} ({p.mode}), (x / 255 - ({mean})) / ({std}), logits / {self.temperature:g}, softmax"
+        turned = ", blue first" if p.channels == "bgr" else ""
+        return f"{steps} ({p.mode}), (x / 255 - ({mean})) / ({std}){turned}, logits / {self.temperature:g}, softmax"
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -190,5 +250,12 @@ def _check(recipe: Recipe) -> None:
     for name, values in numbers.items():
         if not all(map(math.isfinite, values)):
             raise StartError(f"recipe has {name} {list(values)}; expected finite numbers")
+    conformal = recipe.calibration and recipe.calibration.conformal
+    if conformal:
+        levels, scores = conformal.coverages, conformal.scores
+        if len(levels) != len(scores) or list(levels) != sorted(set(levels)) or list(scores) != sorted(scores, reverse=True):
+            raise StartError(
+                f"recipe has {len(levels)} coverages and {len(scores)} scores of its prediction sets; "
+                "expected one score a coverage, the coverages rising, the scores falling")
     if min(p.std) <= 0 or recipe.temperature <= 0:
         raise StartError(f"recipe has std {list(p.std)} and temperature {recipe.temperature:g}; expected both above 0")
