@@ -29,19 +29,21 @@ def main() -> None:
 @click.option("--architecture", default="alexnet64", show_default=True)
 @click.option("--schedule", default="32x5,48x5,64x4", show_default=True, help="PIXELSxEPOCHS, in order.")
 @click.option("--batch", default=256, show_default=True, type=click.IntRange(2))
-@click.option("--rate", default=0.3, show_default=True, help="Highest learning rate.")
+@click.option("--rate", default=0.1, show_default=True, help="Highest learning rate, relative to the filters' length.")
+@click.option("--initial", type=PATH, help="Weights or a model.onnx of the same network to begin with.  [default: chance]")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--cache", type=PATH, help="Folder for the decoded pictures.  [default: OUTPUT/cache]")
 def train(
-    source: Path, output: Path, architecture: str, schedule: str, batch: int, rate: float, seed: int, cache: Path | None
+    source: Path, output: Path, schedule: str, cache: Path | None, initial: Path | None, **chosen: Any
 ) -> None:
     """Train a network; the same command goes on where a run was cut off."""
     from export import train as training
+    from export import weights
 
-    hyper = training.Hyperparameters(architecture, training.parse_schedule(schedule), batch=batch, rate=rate, seed=seed)
-    training.run(
-        source, output, hyper, cache or output / "cache", command=shlex.join(["python", "-m", "export", *sys.argv[1:]])
-    )
+    began = weights.digest(initial) if initial else ""
+    hyper = training.Hyperparameters(schedule=training.parse_schedule(schedule), initial=began, **chosen)
+    command = shlex.join(["python", "-m", "export", *sys.argv[1:]])
+    training.run(source, output, hyper, cache or output / "cache", command, initial)
 
 
 @main.command()
@@ -103,6 +105,38 @@ def annotate(
         wishes = replace(wishes, mean=mean, std=std)
     bare = annotation.Bare(layout, outputs, channels == "bgr", head)
     _say(wishes.output, annotation.annotate(model, labels_file, wishes, bare, real))
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@click.option("--data", "source", type=PATH, required=True, help="Labelled pictures: Tiny ImageNet, or one folder a class.")
+@click.option("--output", type=PATH, required=True, help="models/NAME/VERSION; must not exist yet.")
+@click.option(
+    "--precision", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True,
+    help="Share of right answers among those on which the model does not abstain.",
+)  # fmt: skip
+def calibrate(model: Path, source: Path, output: Path, precision: float) -> None:
+    """Fit a model's temperature and thresholds on labelled pictures, and measure how far to trust it."""
+    from export import calibrate as calibration
+
+    click.echo(calibration.words(calibration.calibrate(model, source, output, precision)))
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@click.option("--calibration", "pictures", type=PATH, required=True, help="Folder of pictures to take ranges from.")
+@click.option("--validation", "labelled", type=PATH, help="Labelled pictures: Tiny ImageNet, or one folder a class.")
+@click.option("--output", type=PATH, required=True, help="models/NAME-int8/VERSION; must not exist yet.")
+@click.option("--max-loss", default=0.5, show_default=True, help="Points of top-1 that may be lost.")
+@click.option("--method", type=click.Choice(["percentile", "entropy", "minmax"]), default="percentile", show_default=True)
+@click.option("--bits", type=click.Choice([7, 8]), default=7, show_default=True,
+              help="Of the weights; with 8, sums can overflow on processors without VNNI.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Publish even what loses too much or isn't faster, and record that.")
+def quantize(model: Path, output: Path, **asked: Any) -> None:
+    """Turn a model into int8: measured against fp32, and published only if it is worth it."""
+    from export import gate
+
+    click.echo(gate.run(model, gate.Asked(**asked), output).words())
 
 
 @main.command()

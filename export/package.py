@@ -141,7 +141,7 @@ def publish(
     with folder.appearing(output) as part:
         if graph.weight_bytes(model) >= graph.EXTERNAL_FROM:
             graph.move_weights_out(model, part)
-        agreement = verify.verify(expected, _candidate(model, logits, part), pixels, described.precision)
+        agreement = verify.verify(expected, candidate(model, logits, part), pixels, described.precision)
         record = {
             "pictures": agreement.pictures,
             "real": len(photos),
@@ -166,8 +166,15 @@ def publish(
     return agreement
 
 
-def _candidate(model: ModelProto, logits: str | None, part: Path) -> Callable[[verify.Pixels], verify.Scores]:
-    """The model as ONNX Runtime sees it, with its logits as a further output."""
+def candidate(
+    model: ModelProto, logits: str | None, part: Path, optimised: bool = True
+) -> Callable[[verify.Pixels], verify.Scores]:
+    """The model as ONNX Runtime sees it, with its logits as a further output.
+
+    Args:
+        part: folder for a file of the moment, beside the external weights if there are any.
+        optimised: False runs each node as it stands.
+    """
     variant = ModelProto()
     variant.CopyFrom(model)
     if logits:
@@ -176,7 +183,7 @@ def _candidate(model: ModelProto, logits: str | None, part: Path) -> Callable[[v
     file.write_bytes(variant.SerializeToString())
     del variant
     try:
-        runner = verify.session(file)
+        runner = verify.session(file, optimised)
     except Exception as error:  # ONNX Runtime has no common class for what it refuses
         raise verify.Unfaithful(f"ONNX Runtime can't run the wrapped graph ({_first_line(error)})") from error
     finally:

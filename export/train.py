@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export import data, precision, report
+from export import calibration, data, precision, report
 from export.architectures import Architecture, find
 from export.augment import random_resized_crop
+from export.initial import begin_with
+from export.muon import Muon
 from export.refusal import Refusal
 
 SMALLEST = 16  # px: less is nothing after four halvings
@@ -30,15 +33,21 @@ class Hyperparameters:
 
     Attributes:
         schedule: (pixels, epochs) in order, as `32x5,48x5,64x3`.
-        rate: highest learning rate; reached after `warm_up` (share of all steps), then linear down to 0.
+        rate: highest learning rate; reached after `warm_up` (share of all steps), then linear down to 0. Muon's for
+            weights that normalisation follows, `other_rate` that of SGD for all others.
+        area: least share of the picture that a random crop covers.
+        initial: SHA-256 of the file that training began with; empty for chance.
         average: decay of the moving average of the weights, a step.
     """
 
     architecture: str
     schedule: tuple[tuple[int, int], ...]
     batch: int = 256
-    rate: float = 0.3
+    rate: float = 0.1
+    other_rate: float = 0.1
     warm_up: float = 0.15
+    area: float = 0.4
+    initial: str = ""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     smoothing: float = 0.1
@@ -68,21 +77,25 @@ def parse_schedule(text: str) -> tuple[tuple[int, int], ...]:
     return parts
 
 
-def run(source: Path, output: Path, hyper: Hyperparameters, cache: Path, command: str) -> None:
+def run(
+    source: Path, output: Path, hyper: Hyperparameters, cache: Path, command: str, initial: Path | None = None
+) -> None:
     """Train to the end of the schedule, going on from `output/checkpoint.pt` where there is one.
 
     Leaves in `output`: `weights.pth` (averaged weights), `labels.json`, `run.json` (provenance),
     `epochs.csv`, `curve.png`.
 
+    Args:
+        initial: weights or a model to begin with, instead of chance.
     Raises:
-        data.UnusableData: the pictures can't be read.
+        listing.UnusableData: the pictures can't be read.
         Refusal: the checkpoint there belongs to other hyperparameters or other pictures.
     """
     architecture = find(hyper.architecture)
     output.mkdir(parents=True, exist_ok=True)
     pictures = data.load(source, cache, architecture.side)
-    trainer = _Trainer(hyper, architecture, pictures, output)
-    _write(output / "labels.json", json.dumps([label._asdict() for label in pictures.labels], indent=0).encode())
+    trainer = _Trainer(hyper, architecture, pictures, output, initial)
+    _write(output / "labels.json", json.dumps([label._asdict() for label in pictures.listed.labels], indent=0).encode())
     trainer.resume()
     with report.progress() as progress:
         for epoch in range(trainer.done, len(hyper.sizes)):
@@ -91,27 +104,31 @@ def run(source: Path, output: Path, hyper: Hyperparameters, cache: Path, command
 
 
 class _Trainer:
-    def __init__(self, hyper: Hyperparameters, architecture: Architecture, pictures: data.Pictures, output: Path) -> None:
+    def __init__(
+        self,
+        hyper: Hyperparameters,
+        architecture: Architecture,
+        pictures: data.Pictures,
+        output: Path,
+        initial: Path | None,
+    ) -> None:
         torch.manual_seed(hyper.seed)
         self.hyper, self.pictures, self.output = hyper, pictures, output
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = architecture.build(len(pictures.labels)).to(self.device)
+        network = architecture.build(len(pictures.listed.labels)).to(self.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaged = copy.deepcopy(self.network).eval()
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]  # biases and normalisation
-        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": hyper.weight_decay}, {"params": others}]
-        self.optimizer = torch.optim.SGD(
-            groups,
-            lr=hyper.rate, momentum=hyper.momentum, nesterov=True,
-        )
         self.mean = torch.tensor(architecture.mean, device=self.device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(architecture.std, device=self.device).view(1, 3, 1, 1) * 255
-        kept = pictures.kept_back()
+        kept = pictures.listed.kept_back()
         (self.train,), (self.kept,) = np.nonzero(~kept), np.nonzero(kept)
         self.steps = len(self.train) // hyper.batch
         if self.steps == 0:
             raise Refusal(f"{len(self.train)} training pictures; a batch takes {hyper.batch}: choose a smaller --batch")
+        if initial is not None:
+            some = np.sort(self.train[:: max(1, len(self.train) // 1000)])
+            begin_with(self.network, initial, len(pictures.listed.labels), self._input(pictures.train.pixels[some]))
+        self.averaged = copy.deepcopy(self.network).eval()
+        self.optimizers = _optimizers(self.network, hyper)
         self.bf16 = precision.bfloat16_pays(self.network, architecture.side, self.device)
         self.done = 0
         self.rows: list[dict[str, float]] = []
@@ -126,21 +143,22 @@ class _Trainer:
             raise Refusal(
                 f"{file} is no checkpoint that can be read ({type(error).__name__}): remove it to begin anew"
             ) from error
-        mine = {"hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.digest}
+        mine = {"hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.listed.digest}
         for key, value in mine.items():
             if state[key] != value:
                 raise Refusal(f"{file} was made with {key} {state[key]}; this run has {value}: choose another --output")
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.done, self.rows = state["done"], state["rows"]
 
     def _save(self) -> None:
         state = {
-            "hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.digest,
+            "hyperparameters": json.dumps(asdict(self.hyper)), "digest": self.pictures.listed.digest,
             "done": self.done, "rows": self.rows,
             "network": self.network.state_dict(), "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         part = self.output / "checkpoint.part"
         torch.save(state, part)
@@ -160,22 +178,23 @@ class _Trainer:
             self._set_rate(epoch * self.steps + step)
             chosen = np.sort(order[step * self.hyper.batch : (step + 1) * self.hyper.batch])
             labels = torch.from_numpy(self.pictures.train.labels[chosen]).to(self.device)
-            pixels = random_resized_crop(self._input(self.pictures.train.pixels[chosen]), size, generator)
+            pixels = random_resized_crop(self._input(self.pictures.train.pixels[chosen]), size, generator, (self.hyper.area, 1.0))
             logits = self._forward(self.network, pixels)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.hyper.smoothing)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.network.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self._average(epoch * self.steps + step)
             losses += loss.item()
             hits += int((logits.argmax(1) == labels).sum())
             seen = (step + 1) * self.hyper.batch
             progress.step(task, seen, losses / (step + 1), hits / seen)
         seconds = time.monotonic() - started
-        logits, labels = self.logits(self.pictures.train, self.kept)
+        kept = calibration.Scored(*self.logits(self.pictures.train, self.kept))
         row = {
             "epoch": epoch + 1, "pixels": size, "loss": round(losses / self.steps, 4), "train_top1": round(hits / seen, 4),
-            "kept_back_top1": round(topk(logits, labels, 1), 4), "kept_back_top5": round(topk(logits, labels, 5), 4),
+            "kept_back_top1": round(calibration.top_k(*kept, 1), 4), "kept_back_top5": round(calibration.top_k(*kept, 5), 4),
             "images_per_s": round(seen / seconds, 1), "seconds": round(seconds, 1),
         }
         self.rows.append(row)
@@ -188,8 +207,9 @@ class _Trainer:
         total = self.steps * len(self.hyper.sizes)
         rise = max(1, round(self.hyper.warm_up * total))
         share = (step + 1) / rise if step < rise else (total - step) / (total - rise)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.hyper.rate * share
+        for optimizer, highest in zip(self.optimizers, (self.hyper.rate, self.hyper.other_rate), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = highest * share
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -212,56 +232,53 @@ class _Trainer:
         return logits.float()
 
     @torch.no_grad()
-    def logits(self, split: data.Split, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def logits(self, split: data.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Averaged weights, full size, no augmentation → (N, classes) float32 logits, (N,) labels."""
         found = [
             self._forward(self.averaged, self._input(split.pixels[rows[start : start + 500]])).cpu()
             for start in range(0, len(rows), 500)
         ]
-        return torch.cat(found), torch.from_numpy(split.labels[rows])
+        return torch.cat(found).numpy(), split.labels[rows]
 
     def finish(self, command: str) -> None:
-        kept, kept_labels = self.logits(self.pictures.train, self.kept)
+        kept = calibration.Scored(*self.logits(self.pictures.train, self.kept))
         record: dict[str, Any] = {
-            "command": command, "hyperparameters": asdict(self.hyper), "data_digest": self.pictures.digest,
+            "command": command, "hyperparameters": asdict(self.hyper), "data_digest": self.pictures.listed.digest,
             "training_pictures": len(self.train), "kept_back_pictures": len(self.kept),
-            "kept_back": {"top1": topk(kept, kept_labels, 1), "top5": topk(kept, kept_labels, 5)},
-            "temperature": fit_temperature(kept, kept_labels),
+            "kept_back": {"top1": calibration.top_k(*kept, 1), "top5": calibration.top_k(*kept, 5)},
+            "temperature": calibration.fit_temperature(kept),
             "epochs": self.rows, "hours": round(sum(row["seconds"] for row in self.rows) / 3600, 2),
             "machine": f"{os.cpu_count()} cores {platform.machine()}, {precision.processor()}, {self.device.type}",
             "precision": "bfloat16 autocast" if self.bf16 else "float32", "torch": torch.__version__,
         }
         if len(self.pictures.validation):
-            logits, labels = self.logits(self.pictures.validation, np.arange(len(self.pictures.validation)))
-            record["validation"] = {"pictures": len(labels), "top1": topk(logits, labels, 1), "top5": topk(logits, labels, 5)}
+            found = calibration.Scored(*self.logits(self.pictures.validation, np.arange(len(self.pictures.validation))))
+            scores = {"top1": calibration.top_k(*found, 1), "top5": calibration.top_k(*found, 5)}
+            record["validation"] = {"pictures": len(found.truth), **scores}
         part = self.output / "weights.part"
         torch.save({name: value.contiguous() for name, value in self.averaged.state_dict().items()}, part)
         part.replace(self.output / "weights.pth")
         _write(self.output / "run.json", json.dumps(record, indent=1).encode())
 
 
-def topk(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of rows whose label is among the k highest logits, 0 to 1."""
-    k = min(k, logits.shape[1])
-    return float((logits.topk(k, 1).indices == labels[:, None]).any(1).float().mean())
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The divisor of the logits that gives the least cross entropy.
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
-    """
-    logarithm = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logarithm], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(logits / logarithm.exp(), labels)
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return float(logarithm.detach().exp())
+def _optimizers(network: nn.Module, hyper: Hyperparameters) -> tuple[Muon, torch.optim.SGD]:
+    """Muon for weights whose scale the normalisation behind them takes away, SGD for the others."""
+    inner = []
+    for module in network.modules():
+        layers = list(module) if isinstance(module, nn.Sequential) else []
+        inner += [
+            layer.weight
+            for layer, following in pairwise(layers)
+            if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(following, nn.BatchNorm2d | nn.BatchNorm1d)
+        ]
+    known = {id(weight) for weight in inner}
+    outer = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in outer if p.ndim > 1], "weight_decay": hyper.weight_decay},
+        {"params": [p for p in outer if p.ndim <= 1]},  # biases and normalisation
+    ]
+    others = torch.optim.SGD(groups, lr=hyper.other_rate, momentum=hyper.momentum, nesterov=True)
+    return Muon(inner or [torch.zeros(1, 1)], hyper.rate, hyper.momentum), others
 
 
 def _write(file: Path, content: bytes) -> None:

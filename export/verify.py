@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from export import calibration
+from export.listing import SUFFIXES
 from export.refusal import Refusal
 from service import images, planning
+from service.engine import BATCH_TOLERANCE
 from service.problems import Problem
 from service.recipe import Recipe
 
@@ -24,8 +27,6 @@ Pixels = npt.NDArray[np.uint8]
 
 BATCH = 16  # pictures at once
 MOST_PICTURES = 256
-MAX_PIXELS = 50_000_000
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 class Unfaithful(Refusal):
@@ -43,7 +44,8 @@ class Tolerance(NamedTuple):
     logit: float
 
 
-TOLERANCES = {"fp32": Tolerance(1e-5, 1e-4), "fp16": Tolerance(2e-3, 4e-3)}
+LOGITS = {"fp32": 1e-4, "fp16": 4e-3, "int8": 1e-1}
+TOLERANCES = {precision: Tolerance(allowed, LOGITS[precision]) for precision, allowed in BATCH_TOLERANCE.items()}
 
 
 class Scores(NamedTuple):
@@ -98,7 +100,7 @@ def prepare(pictures: list[bytes], recipe: Recipe) -> Pixels:
     for number, picture in enumerate(pictures):
         try:
             prepared = images.prepare(
-                picture, recipe.preprocessing, recipe.input.width, recipe.input.height, MAX_PIXELS
+                picture, recipe.preprocessing, recipe.input.width, recipe.input.height
             )
         except Problem as problem:
             raise UnusablePictures(f"picture {number} can't be used: {problem.detail}") from problem
@@ -106,9 +108,11 @@ def prepare(pictures: list[bytes], recipe: Recipe) -> Pixels:
     return np.stack(rows)
 
 
-def session(model: Path | bytes) -> onnxruntime.InferenceSession:
+def session(model: Path | bytes, optimised: bool = True) -> onnxruntime.InferenceSession:
     """The model on the CPU, quietly."""
     options = onnxruntime.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = planning.usable_cpus()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -116,10 +120,7 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
 
 def softmax(logits: Array, temperature: float) -> Array:
     """(N, classes) → probabilities, in double precision on the way."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    probabilities: Array = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
+    return calibration.softmax(logits, temperature).astype(np.float32)
 
 
 def in_batches(score: Callable[[Pixels], Scores], pixels: Pixels, size: int = BATCH) -> Scores:

@@ -19,7 +19,7 @@ from service.problems import Problem, StartError
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.classifier import Answer
+    from service.answer import Answer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -69,15 +69,17 @@ def serve(**given: Any) -> None:
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO...")
 @click.option("--top-k", type=int, help="Most labels for each photo. [default: 5]")
 @click.option("--threshold", type=float, default=0.0, show_default=True, help="Least score of a label.")
+@click.option("--coverage", type=float, help="Add the labels that hold the true one with this probability.")
 @click.option("--version", help="Version of the model. [default: the highest]")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each photo, as the service answers.")
 @settable("models", "model", "provider", "engine_threads", "max_pixels", "log_level")
 def classify(
-    photos: tuple[Path, ...], top_k: int | None, threshold: float, version: str | None, as_json: bool, **given: Any,
+    photos: tuple[Path, ...], top_k: int | None, threshold: float, coverage: float | None, version: str | None, as_json: bool,
+    **given: Any,
 ) -> None:
     """Classify photos without a server, by the same path; `-` reads one from standard input."""
+    from service.answer import Options
     from service.catalog import Catalog
-    from service.classifier import Options
 
     settings = Settings.read(**given | {"log_level": given["log_level"] or "warning"})
     logs.configure(settings.log_level)
@@ -86,7 +88,7 @@ def classify(
     failed = False
     try:
         classifier = catalog.find(version=version)
-        options = Options(top_k=top_k, threshold=threshold)
+        options = Options(top_k=top_k, threshold=threshold, coverage=coverage)
         classifier.check(options)
         for photo in photos:
             try:
@@ -131,6 +133,10 @@ def _table(photo: Path, answer: Answer) -> str:
     image, width = answer.image, max([len(each.label) for each in answer.predictions], default=0)
     rows = [f"{photo}  ({image.format}, {image.width} × {image.height})"]
     rows += [f"  {100 * each.score:6.2f} %  {each.label:<{width}}  {each.id}" for each in answer.predictions]
+    if answer.abstained:
+        rows.append("  not sure enough to say (abstained)")
+    if answer.prediction_set is not None:
+        rows.append(f"  prediction set: {', '.join(each.label for each in answer.prediction_set) or 'empty'}")
     return "\n".join(rows)
 
 

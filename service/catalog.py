@@ -1,4 +1,7 @@
-"""`models/` → named, versioned classifiers, each proven on its golden examples before it is ready.
+"""`models/` → named, versioned classifiers, each proven on its golden examples before it answers.
+
+The default model is loaded before the service is ready; what the others say of themselves is read, and they are loaded at
+their first request, unless QUADRANT_LOAD is "all".
 
 Made in the process that serves, after any fork: sessions and threads don't survive one.
 """
@@ -8,19 +11,16 @@ from __future__ import annotations
 import atexit
 import os
 import platform
-import time
 
 import onnxruntime
 
 from service import __version__, logs, shelf
-from service.admission import Admission
-from service.batching import Batcher
 from service.classifier import Classifier
-from service.engine import Engine, EngineFault
+from service.loading import ABOUT_TO_STOP, Loader, Loading, State
 from service.metrics import BUILD_INFO, MODEL_READY
 from service.modelfile import ModelFile
 from service.planning import Plan, plan
-from service.problems import NotReady, StartError, UnknownModel
+from service.problems import NotReady, UnknownModel
 from service.settings import Settings
 from service.shelf import Place
 
@@ -37,9 +37,10 @@ class Catalog:
         plan: the numbers that it runs with.
     """
 
-    def __init__(self, classifiers: list[Classifier], default: str, planned: Plan) -> None:
-        """Arrange classifiers that are proven; `load` makes them from a folder."""
+    def __init__(self, classifiers: list[Classifier], default: str, planned: Plan, loader: Loader) -> None:
+        """Arrange classifiers; `load` makes them from a folder."""
         self.default, self.plan = default, planned
+        self._loader = loader
         self._by_name: dict[str, dict[int, Classifier]] = {}
         for each in classifiers:
             self._by_name.setdefault(each.name, {})[int(each.version)] = each
@@ -49,14 +50,14 @@ class Catalog:
 
     @classmethod
     def load(cls, settings: Settings, planned: Plan | None = None, only_default: bool = False) -> Catalog:
-        """Load, prove and warm every version of every model in the folder.
+        """Read every version of every model in the folder; load, prove and warm those that shall be ready at once.
 
         Args:
-            settings: where they are, which is the default, where the engine runs.
+            settings: where they are, which is the default, which are loaded now, where the engine runs.
             planned: the numbers; planned here unless given.
-            only_default: of the default model alone.
+            only_default: of the default model alone; all its versions are loaded now.
         Raises:
-            StartError: one of them can't be served as it is.
+            StartError: one of them is damaged, or one that is loaded now can't be served as it is.
         """
         planned = planned or plan(settings)
         found = shelf.places(settings.models)
@@ -64,26 +65,28 @@ class Catalog:
         first = shelf.latest(found, default.name)
         if only_default:
             found = [place for place in found if place.name == default.name]
-        admission = Admission(planned)
-        classifiers: list[Classifier] = []
+        loader = Loader(settings, planned)
+        classifiers = []
+        for place in found:
+            model = ModelFile.open(place.path)
+            if place == first:
+                shelf.check_digest(model, settings)
+            classifiers.append(_described(place, model, settings, loader))
+        catalog = cls(classifiers, default.name, planned, loader)
         try:
-            for place in found:
-                model = ModelFile.open(place.path)
-                if place == first:
-                    shelf.check_digest(model, settings)
-                classifiers.append(_classifier(place, model, settings, planned, admission))
+            for place, each in zip(found, classifiers, strict=True):
+                if place == first or only_default or settings.load == "all":
+                    each.loading.load()
         except BaseException:
-            for each in classifiers:
-                each.batcher.close()
+            catalog.close()
             raise
-        catalog = cls(classifiers, default.name, planned)
-        log.info("models_ready", default=default.name, reason=default.reason, models=[f"{p.name}/{p.version}" for p in found])
+        log.info("models_ready", default=default.name, reason=default.reason, models=catalog.states())
         BUILD_INFO.labels(__version__, platform.python_version(), onnxruntime.__version__, catalog.find().engine.provider).set(1)
         catalog.ready()
         return catalog
 
     def find(self, name: str | None = None, version: str | None = None) -> Classifier:
-        """The classifier of this name and version; the default model, the highest version where not given.
+        """The classifier of this name and version; the default model, the highest version where not given. Loads none.
 
         Raises:
             UnknownModel: there is none; says which there are.
@@ -105,17 +108,23 @@ class Catalog:
         """All of them, by name, then version."""
         return [versions[number] for _, versions in sorted(self._by_name.items()) for number in sorted(versions)]
 
+    def states(self) -> dict[str, State]:
+        """How far each model is, by NAME/VERSION."""
+        return {each.loading.name: each.state for each in self.models()}
+
     def ready(self) -> tuple[bool, list[str]]:
-        """Whether requests should be sent here, and if not, why not. Cheap; waits for nothing."""
+        """Whether requests should be sent here, and if not, why not. Cheap; waits for nothing.
+
+        A model that is loaded at its first request is no reason against it, before that request or after it failed.
+        """
         reasons = []
         if self._draining:
-            reasons.append("the service is about to stop")
+            reasons.append(ABOUT_TO_STOP)
         if self._process != os.getpid():
             reasons.append(FORKED)
         for each in self.models():
-            alive = each.ready
-            MODEL_READY.labels(each.name, each.version).set(alive and not reasons)
-            if not alive:
+            MODEL_READY.labels(each.name, each.version).set(each.ready and not reasons)
+            if each.dead:
                 reasons.append(each.batcher.end or f"the batch thread of {each.name} has died")
         return not reasons, reasons
 
@@ -129,32 +138,20 @@ class Catalog:
             raise NotReady(FORKED)
 
     def begin_drain(self) -> None:
-        """From now on unready; requests are served on."""
-        self._draining = True
+        """From now on unready; requests are served on, by the models that are loaded. For a signal's handler: takes no lock."""
+        self._draining = self._loader.draining = True
 
     def close(self) -> None:
-        """End the batch threads; what waits fails, what is in an engine is finished."""
+        """End the batch threads and loads; what waits fails, what is in an engine is finished."""
         atexit.unregister(self.close)
         if self._process == os.getpid():
+            self._loader.closed = True
             for each in self.models():
-                each.batcher.close()
+                each.loading.close()
 
 
-def _classifier(place: Place, model: ModelFile, settings: Settings, planned: Plan, admission: Admission) -> Classifier:
-    """Load, prove, warm and time one model."""
-    name = f"{place.name}/{place.version}"
-    start = time.monotonic()
-    engine = Engine(model, settings.provider, planned.engine_threads)
-    try:
-        worst = engine.prove()
-        engine.warm(planned.batch_cap)
-        line = admission.line()
-        warm = time.monotonic()
-        engine.warm(1)
-        line.ran(1, time.monotonic() - warm)  # the first prediction of a wait; a batch's share will be less
-    except EngineFault as error:
-        raise StartError(f"{model.path}: {error}") from error
-    batcher = Batcher(engine, planned.batch_cap, planned.queue_capacity, name, line.ran)
-    log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider, reason=engine.reason,
-             golden_difference=worst, seconds=round(time.monotonic() - start, 3))
-    return Classifier(model, engine, batcher, admission, settings, line, place.name, str(place.version))
+def _described(place: Place, model: ModelFile, settings: Settings, loader: Loader) -> Classifier:
+    """One model before it is loaded."""
+    line = loader.admission.line()
+    loading = Loading(f"{place.name}/{place.version}", model, line, loader)
+    return Classifier(model, loading, loader.admission, settings, line, place.name, str(place.version))

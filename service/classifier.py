@@ -10,96 +10,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from structlog.contextvars import get_contextvars
 
-from service import images, logs
+from service import answer, images, logs
 from service.admission import Admission, Line
+from service.answer import DEFAULTS, Answer, Asked, Named, Options, Shown, Timing
 from service.batching import Batcher, Outcome, Ticket
 from service.engine import Engine
 from service.images import Prepared
+from service.loading import Loading, State
 from service.metrics import DECODE_SECONDS, PICTURES, PREPROCESS_SECONDS
 from service.modelfile import ModelFile
-from service.problems import BadOption, DeadlineExceeded, Internal, Problem
+from service.problems import DeadlineExceeded, Internal, Problem
 from service.settings import Settings
 
 log = logs.get(__name__)
-
-DEFAULT_TOP_K = 5
-
-
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a caller may choose.
-
-    Attributes:
-        top_k: most predictions, from 1 to the number of classes; `None`: 5, or all where there are fewer.
-        threshold: least score of a prediction, from 0 to 1.
-        model, version: `None`: the default model, its highest version.
-    """
-
-    top_k: int | None = None
-    threshold: float = 0.0
-    model: str | None = None
-    version: str | None = None
-
-
-DEFAULTS = Options()
-
-
-class Named(msgspec.Struct, frozen=True):
-    """Which model answered; `digest` is the SHA-256 of its file."""
-
-    name: str
-    version: str
-    digest: str
-
-
-class Prediction(msgspec.Struct, frozen=True):
-    """One class.
-
-    Attributes:
-        label: as in the model's own labels.
-        score: probability, 0-1.
-        index: row of the output.
-        id: stable class id, the wnid for ImageNet.
-    """
-
-    label: str
-    score: float
-    index: int
-    id: str
-
-
-class Shown(msgspec.Struct, frozen=True):
-    """The picture as it was sent; width and height as shown, upright."""
-
-    format: str
-    mode: str
-    width: int
-    height: int
-    orientation_applied: bool
-
-
-class Timing(msgspec.Struct, frozen=True):
-    """Milliseconds of each phase, and the pictures of the batch that this one was in."""
-
-    decode: float
-    preprocess: float
-    queue: float
-    inference: float
-    batch_size: int
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a caller gets for one picture; predictions best first."""
-
-    id: str
-    model: Named
-    predictions: list[Prediction]
-    image: Shown
-    timing_ms: Timing
 
 
 class _Waiting(NamedTuple):
@@ -110,33 +35,53 @@ class _Waiting(NamedTuple):
 
 
 class Classifier:
-    """One version of one model, proven and ready."""
+    """One version of one model; proven before it answers, which may be at its first request."""
 
     def __init__(
-        self, model: ModelFile, engine: Engine, batcher: Batcher, admission: Admission, settings: Settings,
-        line: Line | None = None, name: str = "", version: str = "1",
+        self, model: ModelFile, loading: Loading, admission: Admission, settings: Settings, line: Line, name: str, version: str,
     ) -> None:
         """Put the parts together.
 
         Args:
             model: opened and checked.
-            engine: of this model.
-            batcher: of this engine.
+            loading: of this model's engine.
             admission: of this process.
             settings: for the limits.
-            line: of this model in `admission`; a new one unless given.
-            name, version: as callers ask for it; the recipe's name unless given.
+            line: of this model in `admission`.
+            name, version: as callers ask for it.
         """
-        self.model, self.engine, self.batcher = model, engine, batcher
-        self.name, self.version = name or model.recipe.name, version
-        self._admission, self._settings = admission, settings
-        self._line = line or admission.line()
+        self.model, self.loading, self.name, self.version = model, loading, name, version
+        self._admission, self._settings, self._line = admission, settings, line
         self._named = Named(self.name, self.version, model.digest)
 
     @property
+    def state(self) -> State:
+        """How far its engine is."""
+        return self.loading.state
+
+    @property
     def ready(self) -> bool:
-        """The batch thread lives."""
-        return self.batcher.alive
+        """It is loaded, and the batch thread lives."""
+        return self.state is State.LOADED and self.batcher.alive
+
+    @property
+    def dead(self) -> bool:
+        """It was loaded, and the batch thread lives no more."""
+        return self.state is State.LOADED and not self.batcher.alive
+
+    @property
+    def engine(self) -> Engine:
+        """Of a model that is loaded; to ask for it loads none.
+
+        Raises:
+            ModelNotReady: it isn't.
+        """
+        return self.loading.made.engine
+
+    @property
+    def batcher(self) -> Batcher:
+        """As `engine`."""
+        return self.loading.made.batcher
 
     @property
     def classes(self) -> int:
@@ -147,23 +92,13 @@ class Classifier:
         """The moment, on the clock of `time.monotonic`, until which a request that is complete now must be answered."""
         return time.monotonic() + self._settings.deadline_ms / 1000
 
-    def check(self, options: Options) -> int:
-        """Hold options against this model; the number of predictions to give.
+    def check(self, options: Options) -> Asked:
+        """Hold options against this model.
 
         Raises:
-            BadOption: out of range.
+            BadOption: out of range, or the model can't do it.
         """
-        threshold = options.threshold
-        if not 0 <= threshold <= 1:  # also what is no number
-            raise BadOption(f"threshold is {threshold:g}; expected a number from 0 to 1",
-                            option="threshold", value=str(threshold))
-        if options.top_k is None:
-            return min(DEFAULT_TOP_K, self.classes)
-        if not 1 <= options.top_k <= self.classes:
-            raise BadOption(
-                f"top_k is {options.top_k}; expected a whole number from 1 to {self.classes}, the classes of {self.name}",
-                option="top_k", value=options.top_k, limit=self.classes)
-        return options.top_k
+        return answer.check(options, self.model, self.name)
 
     def classify(
         self, data: bytes, options: Options = DEFAULTS, deadline: float | None = None, gone: Callable[[], bool] | None = None,
@@ -202,15 +137,16 @@ class Classifier:
     def _all(
         self, pictures: Sequence[bytes | Problem], options: Options, deadline: float | None, gone: Callable[[], bool] | None,
     ) -> list[Answer | Problem]:
-        top_k = self.check(options)
+        asked = self.check(options)
         until = self.deadline() if deadline is None else deadline
+        self.loading.wait(until)
         request_id = str(get_contextvars().get("request_id") or secrets.token_hex(8))
         results: list[Answer | Problem] = []
         with self._line.admit(len(pictures), until) as places:
             entered = [self._enter(data, until, gone) for data in pictures]
             for number, entry in enumerate(entered):
                 own_id = request_id if len(pictures) == 1 else f"{request_id}-{number}"
-                results.append(self._leave(entry, own_id, top_k, options.threshold))
+                results.append(self._leave(entry, own_id, asked))
                 places.leave()
         return results
 
@@ -239,14 +175,11 @@ class Classifier:
         PREPROCESS_SECONDS.observe(prepared.preprocess_ms / 1000)
         return prepared
 
-    def _leave(self, entry: _Waiting | Problem, own_id: str, top_k: int, threshold: float) -> Answer | Problem:
+    def _leave(self, entry: _Waiting | Problem, own_id: str, asked: Asked) -> Answer | Problem:
         """Wait for the engine and put the answer together."""
         found: Answer | Problem
         try:
-            if isinstance(entry, Problem):
-                found = entry
-            else:
-                found = self._answer(entry.prepared, entry.ticket.result(), own_id, top_k, threshold)
+            found = entry if isinstance(entry, Problem) else self._answer(entry.prepared, entry.ticket.result(), own_id, asked)
         except Problem as problem:
             found = problem
         except Exception as error:
@@ -254,26 +187,22 @@ class Classifier:
         PICTURES.labels(self.name, found.code if isinstance(found, Problem) else "ok").inc()
         return found
 
-    def _answer(self, prepared: Prepared, outcome: Outcome, own_id: str, top_k: int, threshold: float) -> Answer:
+    def _answer(self, prepared: Prepared, outcome: Outcome, own_id: str, asked: Asked) -> Answer:
+        said = answer.say(outcome.probabilities, asked, self.model)
         return Answer(
             id=own_id,
             model=self._named,
-            predictions=self._best(outcome.probabilities, top_k, threshold),
+            predictions=said.predictions,
+            margin=said.margin,
+            entropy=said.entropy,
+            abstained=said.abstained,
             image=Shown(prepared.format, prepared.mode, prepared.width, prepared.height, prepared.orientation_applied),
             timing_ms=Timing(
                 round(prepared.decode_ms, 3), round(prepared.preprocess_ms, 3),
                 round(outcome.queue_ms, 3), round(outcome.inference_ms, 3), outcome.batch_size,
             ),
+            prediction_set=said.prediction_set,
         )
-
-    def _best(self, probabilities: NDArray[np.float32], top_k: int, threshold: float) -> list[Prediction]:
-        """The best classes, best first; of equal ones the lower row. Scores with the 7 digits that float32 has."""
-        rows = np.argsort(-probabilities, kind="stable")[:top_k]  # (classes,) → (top_k,)
-        labels = self.model.labels
-        return [
-            Prediction(labels[row].label, float(f"{probabilities[row]:.7g}"), int(row), labels[row].id)
-            for row in rows if probabilities[row] >= threshold
-        ]
 
 
 def _fault(error: Exception) -> Internal:

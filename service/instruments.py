@@ -6,7 +6,7 @@ whoever starts workers calls `metrics.prepare_directory()` first.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Summary
 
 SECONDS = tuple(0.0005 * 2**step for step in range(15))  # doubling, 0.5 ms to 8 s; the deadline's default lies just beyond
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # pictures
@@ -23,7 +23,11 @@ BATCH_SIZE = Histogram("quadrant_batch_size", "Pictures in one engine call.", bu
 QUEUE_DEPTH = Gauge("quadrant_queue_depth", "Pictures waiting for the engine, all workers.", multiprocess_mode="livesum")
 DROPPED = Counter("quadrant_dropped", "Pictures dropped at dequeue; reason is expired or gone.", ["reason"])
 REFUSED = Counter("quadrant_refused", "Requests refused, by the problem's code.", ["code"])
-MODEL_READY = Gauge("quadrant_model_ready", "1 where the model is proven and its thread alive, in every worker.",
+MODEL_READY = Gauge("quadrant_model_ready", "1 where the model is proven and its thread alive, in every worker; 0 before it is "
+                    "loaded, which may be at its first request.",
                     ["model", "version"], multiprocess_mode="livemin")
+MODEL_LOAD_SECONDS = Summary("quadrant_model_load_seconds",
+                             "Making, proving and warming one model's engine; outcome is ok, failed or given-up.",
+                             ["model", "outcome"])
 BUILD_INFO = Gauge("quadrant_build_info", "Always 1; the labels tell what runs.",
                    ["version", "python", "onnxruntime", "provider"], multiprocess_mode="livemax")

@@ -21,6 +21,7 @@ Knows statuses, codes and sentences; knows nothing of Flask. The tree (status, c
     │   └── PictureTooSmall     422 picture-too-small
     ├── Internal                500 internal
     ├── NotReady                503 not-ready
+    │   └── ModelNotReady       503 model-not-ready
     ├── Overloaded              503 overloaded
     └── DeadlineExceeded        504 deadline-exceeded
 
@@ -181,6 +182,12 @@ class NotReady(Problem):
     """The models are still loading, or the service is about to stop."""
 
     status, code, title = HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", "Not ready"
+
+
+class ModelNotReady(NotReady):
+    """The model is loaded at its first request, and that wasn't done in time or failed; other models answer."""
+
+    code, title = "model-not-ready", "Model not ready"
 
 
 class Overloaded(Problem):

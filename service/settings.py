@@ -85,6 +85,9 @@ class Settings:
     model: str | None = setting(None, "name of the model that answers when none is asked for", base=str)
     model_sha256: str | None = setting(
         None, "SHA-256 that the default model's file must have", base=str, pattern=r"[0-9a-fA-F]{64}")
+    load: str = setting(
+        "default", "what is loaded before the service is ready: the `default` model alone, each other one at its first request; "
+        "or `all`", choices=("default", "all"))
     provider: str = setting(
         "auto", "where the engine runs; `cuda` without a working CUDA ends the start", choices=("auto", "cpu", "cuda"))
     workers: int | None = planned("processes", maximum=1024)

@@ -97,7 +97,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Models that this worker will never answer for again."""
         if (application := getattr(self, "wsgi", None)) is None:
             return []
-        return [each.name for each in application.extensions[KEY].catalog.models() if not each.ready]
+        return [each.name for each in application.extensions[KEY].catalog.models() if each.dead]
 
     def _cap_keepalive(self, deadline: float) -> None:
         """As for connections kept alive, so for those that never said anything: they don't hold up a stop."""

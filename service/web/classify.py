@@ -8,7 +8,8 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from service.classifier import Answer, Classifier, Timing
+from service.answer import Answer, Timing
+from service.classifier import Classifier
 from service.problems import Problem
 from service.web import answers, body, uploads
 from service.web.parts import Parts, here

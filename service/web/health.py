@@ -19,7 +19,7 @@ def live() -> Response:
 
 @blueprint.get("/health/ready")
 def ready() -> Response:
-    """Every model is proven and its thread alive, and no drain has begun.
+    """The default model is proven, all threads are alive, and no drain has begun; says how far each model is.
 
     Raises:
         NotReady: with the reasons.
@@ -28,4 +28,5 @@ def ready() -> Response:
     is_ready, reasons = catalog.ready()
     if not is_ready:
         raise NotReady("; ".join(reasons), retry_after_s=1, reasons=reasons)
-    return answers.json({"status": "ready", "models": [f"{each.name}/{each.version}" for each in catalog.models()]})
+    states = catalog.states()
+    return answers.json({"status": "ready", "models": list(states), "states": states})

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from typing import Any
 
 import onnxruntime
 from flask import Blueprint, Response, request
 
 from service import __version__, containers, metrics
+from service.classifier import Classifier
+from service.loading import State
 from service.web import answers
 from service.web.parts import here
 
@@ -42,11 +45,7 @@ def info() -> Response:
         "formats": containers.SUPPORTED,
         "limits": {name: getattr(settings, name) for name in LIMITS},
         "plan": {name: {"value": getattr(plan, name), "reason": reason} for name, reason in plan.reasons.items()},
-        "models": [
-            {"name": each.name, "version": each.version, "default": each.name == catalog.default,
-             "provider": each.engine.provider, "reason": each.engine.reason}
-            for each in catalog.models()
-        ],
+        "models": [_runs(each, each.name == catalog.default) for each in catalog.models()],
     })
 
 
@@ -56,3 +55,10 @@ def prometheus() -> Response:
     here().catalog.ready()  # sets this worker's gauges
     content, media_type = metrics.exposition()
     return Response(content, content_type=media_type)
+
+
+def _runs(model: Classifier, default: bool) -> dict[str, Any]:
+    """What a model really runs on; nothing yet where it waits for its first request."""
+    engine = model.engine if model.state is State.LOADED else None
+    return {"name": model.name, "version": model.version, "default": default, "state": model.state,
+            "provider": engine.provider if engine else None, "reason": engine.reason if engine else "not loaded"}

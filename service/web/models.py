@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from service.classifier import Classifier
+from service.loading import State
 from service.problems import BadOption
 from service.web import answers, uploads
 from service.web.parts import here
@@ -63,10 +64,12 @@ def _short(found: Classifier) -> dict[str, Any]:
         "version": found.version,
         "digest": found.model.digest,
         "ready": found.ready,
+        "state": found.state,
+        "reason": found.loading.reason,
         "description": recipe.description,
         "architecture": recipe.architecture,
         "precision": recipe.precision,
         "classes": found.classes,
         "input": recipe.input,
-        "provider": found.engine.provider,
+        "provider": found.engine.provider if found.state is State.LOADED else None,
     }

@@ -18,7 +18,7 @@ from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
-from service.classifier import Options
+from service.answer import Options
 from service.problems import BadOption, BadRequest, EmptyBody, Problem, TooManyPictures, UnsupportedMediaType
 from service.settings import Settings
 from service.web import body
@@ -124,6 +124,7 @@ def _version(value: Any) -> str | None:
 OPTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "top_k": (_whole, "a whole number from 1 up"),
     "threshold": (_share, "a number from 0 to 1"),
+    "coverage": (_share, "a number from 0 to 1"),
     "model": (_text, "the name of a model"),
     "version": (_version, "a whole number from 1 up"),
 }

@@ -25,7 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def several(settings: Settings, folder: Path):
-    catalog = Catalog.load(dataclasses.replace(settings, models=folder))
+    """All of them loaded; `test_loading.py` has those that wait."""
+    catalog = Catalog.load(dataclasses.replace(settings, models=folder, load="all"))
     yield catalog
     catalog.close()
 
@@ -53,7 +54,7 @@ def test_what_is_not_there_is_told_with_what_is(several, name, version, message)
 def test_only_the_default_is_loaded_where_no_other_is_asked_for(settings, folder):
     """The command line answers from one model; loading all would cost its user seconds."""
     catalog = Catalog.load(dataclasses.replace(settings, models=folder), only_default=True)
-    assert {each.name for each in catalog.models()} == {"pairs"}
+    assert catalog.states() == {"pairs/2": "loaded", "pairs/10": "loaded"}
     catalog.close()
 
 
@@ -87,8 +88,20 @@ def test_loaded_before_a_fork_it_refuses(several, monkeypatch):
 
 
 def test_a_model_that_is_not_proven_ends_the_start(settings, tmp_path):
-    """Ready means proven; one liar among several is one too many."""
+    """Ready means proven; one liar among several that are loaded is one too many."""
     models.build(tmp_path / "honest" / "1" / "model.onnx")
     models.build(tmp_path / "liar" / "1" / "model.onnx", wrong_golden=True)
     with pytest.raises(StartError, match=r"liar/1/model.onnx: golden picture"):
+        Catalog.load(dataclasses.replace(settings, models=tmp_path, load="all"))
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    pytest.param({"without": ("labels",)}, "bare model", id="bare"),
+    pytest.param({"metadata": {"sha256": "0" * 64}}, "copy the model again", id="damaged"),
+])
+def test_a_model_that_waits_ends_the_start_too_where_its_file_is_not_whole(settings, tmp_path, broken, message):
+    """Who copied it wrongly learns so at once, not from the first caller."""
+    models.build(tmp_path / "first" / "1" / "model.onnx")
+    models.build(tmp_path / "second" / "1" / "model.onnx", **broken)
+    with pytest.raises(StartError, match=message):
         Catalog.load(dataclasses.replace(settings, models=tmp_path))

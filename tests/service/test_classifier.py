@@ -49,7 +49,7 @@ def test_an_answer_has_the_shape_that_is_documented(classifier, tiny_model):
     """Clients rely on every name in it."""
     bind_contextvars(request_id="req-1")
     answer = msgspec.to_builtins(classifier.classify(pictures.jpeg(pictures.scene(40, 20), orientation=6), Options(top_k=1)))
-    assert answer.keys() == {"id", "model", "predictions", "image", "timing_ms"}
+    assert answer.keys() == {"id", "model", "predictions", "margin", "entropy", "abstained", "image", "timing_ms"}
     assert answer["id"] == "req-1"
     assert answer["model"] == {"name": "quadrants", "version": "1", "digest": tiny_model.digest}
     assert [each.keys() for each in answer["predictions"]] == [{"label", "score", "index", "id"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 
 import pytest
@@ -23,6 +24,8 @@ def test_an_answer_has_the_promised_shape(client: FlaskClient, picture: bytes, c
     answer = reply.json
     timing = answer.pop("timing_ms")
     scores = [each.pop("score") for each in answer["predictions"]]
+    assert answer.pop("margin") == pytest.approx(scores[0] - scores[1], abs=1e-6)
+    assert answer.pop("entropy") == pytest.approx(-sum(score * math.log(score) for score in scores), abs=1e-5)
     assert answer == {
         "id": "photo-1",
         "model": {"name": "quadrants", "version": "1", "digest": catalog.find().model.digest},
@@ -32,6 +35,7 @@ def test_an_answer_has_the_promised_shape(client: FlaskClient, picture: bytes, c
             {"label": "top right", "index": 1, "id": "q1"},
             {"label": "bottom right", "index": 3, "id": "q3"},
         ],
+        "abstained": None,
         "image": {"format": "PNG", "mode": "RGB", "width": 8, "height": 8, "orientation_applied": False},
     }
     assert scores == sorted(scores, reverse=True)

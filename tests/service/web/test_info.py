@@ -23,7 +23,7 @@ def test_info_tells_what_really_runs(client: FlaskClient, settings: Settings, ca
     assert info["version"] == __version__
     assert info["limits"]["max_body_bytes"] == settings.max_body_bytes
     assert info["plan"]["batch_cap"] == {"value": settings.batch_cap, "reason": "set by QUADRANT_BATCH_CAP"}
-    assert info["models"] == [{"name": "quadrants", "version": "1", "default": True, "provider": "cpu",
+    assert info["models"] == [{"name": "quadrants", "version": "1", "default": True, "state": "loaded", "provider": "cpu",
                                "reason": catalog.find().engine.reason}]
 
 

@@ -124,7 +124,8 @@ def test_bad_bodies_are_refused(client: FlaskClient, body: bytes, declared: str,
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    pytest.param({"topk": "5"}, 'option "topk" is not known; expected one of top_k, threshold, model, version', id="unknown"),
+    pytest.param({"topk": "5"},
+                 'option "topk" is not known; expected one of top_k, threshold, coverage, model, version', id="unknown"),
     pytest.param({"top_k": "0"}, 'top_k is "0"; expected a whole number from 1 up', id="zero"),
     pytest.param({"top_k": "five"}, 'top_k is "five"; expected a whole number from 1 up', id="a word"),
     pytest.param({"top_k": "2.5"}, 'top_k is "2.5"; expected a whole number from 1 up', id="a fraction"),

@@ -1,0 +1,96 @@
+"""A model whose scores are probabilities: temperature and thresholds, fitted on pictures kept back from training."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from export import calibration, folder, listing, package, published, verify
+from export.listing import Entry, Listing, UnusableData
+from service.recipe import Calibration
+
+PRECISION = 0.9  # of the answers on which a model does not abstain
+LEAST = 200  # pictures; fewer can't tell a calibration error of 2 %
+
+
+class Halves(NamedTuple):
+    """Pictures to fit on, and others to measure on."""
+
+    fit: list[Entry]
+    measure: list[Entry]
+
+
+def halves(listed: Listing) -> Halves:
+    """Training pictures that were kept back, and the validation set; without one, the former in two halves.
+
+    Raises:
+        UnusableData: too few.
+    """
+    kept = [entry for entry, chosen in zip(listed.train, listed.kept_back(), strict=True) if chosen]
+    found = Halves(kept, listed.validation) if listed.validation else Halves(kept[::2], kept[1::2])
+    if min(map(len, found)) < LEAST:
+        raise UnusableData(
+            f"data set gives {len(found.fit)} pictures to fit on and {len(found.measure)} to measure on; "
+            f"expected {LEAST} of each: a quarter of the training pictures, {listing.KEPT_BACK} a class at most, is kept back"
+        )
+    return found
+
+
+def calibrate(path: Path, source: Path, output: Path, precision: float = PRECISION) -> Calibration:
+    """Model + labelled pictures → the same weights with a fitted temperature, and a recipe that says how far to trust it.
+
+    Args:
+        path: a model that describes itself.
+        source: Tiny ImageNet, or one folder a class.
+        output: models/NAME/VERSION; must not exist yet.
+        precision: share of right answers among those on which the model does not abstain.
+    Raises:
+        Refusal: one line with what was found and what was expected; nothing has been written.
+    """
+    folder.check(output)
+    opened, model = published.read(path)
+    listed = listing.read(source)
+    parts = halves(listed)
+    with tempfile.TemporaryDirectory() as place:
+        ask = published.scorer(model, Path(place))
+    (fit,), (measured,) = (published.score([ask], opened, listed, entries) for entries in parts)
+    temperature = calibration.fit_temperature(fit)
+    found = calibration.measure(fit, measured, temperature, precision)
+    published.set_temperature(model, temperature)
+
+    def reference(pixels: verify.Pixels) -> verify.Scores:
+        logits = ask(pixels).logits
+        assert logits is not None
+        return verify.Scores(logits, verify.softmax(logits, temperature))
+
+    described = msgspec.structs.replace(
+        opened.recipe,
+        name=output.resolve().parent.name,
+        temperature=float(np.float32(temperature)),
+        calibration=found,
+        provenance={**opened.recipe.provenance, "calibrated_on": listed.digest},
+    )
+    package.publish(model, published.logits(model), described, list(opened.labels), reference, None, output)
+    return found
+
+
+def words(found: Calibration) -> str:
+    """A few lines for the reader of the command line."""
+    lines = [
+        f"fitted on {found.fitted_on:,} pictures, measured on {found.measured_on:,} others:",
+        f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}; "
+        f"calibration error {found.ece_before:.4f} before, {found.ece_after:.4f} after",
+    ]
+    if found.abstention:
+        rule = found.abstention
+        lines.append(
+            f"abstains below {rule.below:.3f}: {rule.precision:.2%} right (asked: {rule.asked:.0%}) "
+            f"on the {rule.coverage:.1%} that it answers"
+        )
+    for asked, covered, size in found.conformal.measured if found.conformal else ():
+        lines.append(f"prediction sets for {asked:.0%}: hold the true label {covered:.2%} of the time, {size:.1f} labels each")
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""A float32 graph becomes a static int8 one.
+
+Quantised with ONNX Runtime's own tools (QDQ format): weights a channel, activations a tensor, ranges from real
+pictures. Weights take 7 of their 8 bits unless asked otherwise: processors with AVX2 alone add pairs of 8 × 8-bit
+products in 16 bits, and a pair of large ones overflows there without a word.
+
+Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+from onnx import ModelProto
+from onnxruntime import quantization
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from export import graph, listing, published, verify
+from export.listing import SUFFIXES, UnusableData
+from service.recipe import Recipe
+
+PICTURES = 512  # to take ranges from; more changed nothing
+AT_ONCE = 32
+PERCENTILE = 99.99  # of the values of a tensor; the rest saturates
+WEIGHTY = ("Conv", "Gemm", "MatMul")
+METHODS = {
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+    "minmax": CalibrationMethod.MinMax,
+}
+Method = Literal["percentile", "entropy", "minmax"]
+
+logging.getLogger("root").setLevel(logging.ERROR)  # the tools advise through it what is done here anyway
+
+
+def sample(source: Path, recipe: Recipe, most: int = PICTURES) -> verify.Pixels:
+    """Pictures to take ranges from, chosen by the SHA-256 of their names: (N, height, width, 3) uint8.
+
+    Of a labelled data set only pictures that are trained on; of any other folder all are eligible.
+
+    Raises:
+        UnusableData: no pictures, or one that can't be decoded.
+    """
+    try:
+        listed = listing.read(source)
+        kept = listed.kept_back()
+        entries = [entry for entry, out in zip(listed.train, kept, strict=True) if not out]
+    except UnusableData:
+        files = [file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES]
+        if not files:
+            raise
+        entries = [listing.Entry(file.relative_to(source).as_posix(), 0) for file in files]
+        listed = listing.Listing([], entries, [], lambda name: (source / name).read_bytes(), lambda _: 0, "")
+    entries.sort(key=lambda entry: hashlib.sha256(entry.name.encode()).hexdigest())
+    return published.decode(listed, entries[:most], recipe)
+
+
+def quantize(model: ModelProto, pixels: verify.Pixels, method: Method = "percentile", bits: int = 7) -> ModelProto:
+    """The same graph in int8, but for its front, its last layer's output and what follows.
+
+    Args:
+        model: self-describing, float32, all weights within.
+        pixels: (N, height, width, 3) uint8, to take ranges from.
+        method: how a range is chosen from the values seen.
+        bits: of the weights, 7 or 8.
+    """
+    last = _last_layer(model)
+    with tempfile.TemporaryDirectory() as place:
+        bare, tidy, done = (Path(place, f"{name}.onnx") for name in ("bare", "tidy", "done"))
+        copy = ModelProto()
+        copy.CopyFrom(model)  # saving moves its weights out
+        onnx.save_model(copy, bare, save_as_external_data=True, all_tensors_to_one_file=True, location="bare.bin")
+        # Folds batch normalisation, and infers the shapes that the tools need.
+        normalised = any(node.op_type == "BatchNormalization" for node in model.graph.node)
+        quant_pre_process(bare, tidy, skip_optimization=not normalised, skip_symbolic_shape=True,
+                          save_as_external_data=True, all_tensors_to_one_file=True)  # fmt: skip
+        floats = [node.name for node in onnx.load(tidy, load_external_data=False).graph.node if node.name.startswith(graph.ADDED)]
+        step = min(AT_ONCE, len(pixels))
+        quantization.quantize_static(
+            tidy, done, _Reader(pixels[: len(pixels) // step * step], step),
+            quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=bits == 7,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=METHODS[method],
+            nodes_to_exclude=floats,
+            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": step, "WeightSymmetric": True},
+        )  # fmt: skip
+        small = onnx.load(done)
+    _float_end(small, last)
+    graph.tidy(small)
+    del small.graph.value_info[:]
+    return small
+
+
+class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """Batches of pictures; `set_range` lets the tools take them in portions, so that memory stays bounded."""
+
+    def __init__(self, pixels: verify.Pixels, step: int) -> None:
+        self.pixels, self.step = pixels, step
+        self.set_range(0, len(pixels))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.rest: Iterator[verify.Pixels] = iter(
+            [self.pixels[at : min(at + self.step, end_index)] for at in range(start_index, end_index, self.step)]
+        )
+
+    def get_next(self) -> dict[str, Any] | None:
+        part = next(self.rest, None)
+        return None if part is None else {graph.INPUT: part}
+
+
+def _last_layer(model: ModelProto) -> str:
+    """Name of the tensor that the last layer with weights gives.
+
+    Raises:
+        graph.UnusableModel: there is no such layer before the logits.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name = published.logits(model)
+    while (node := makers.get(name)) is not None:
+        if node.op_type in WEIGHTY:
+            return name
+        name = node.input[0]
+    raise graph.UnusableModel(f"no {', '.join(WEIGHTY)} leads to the logits; expected a network with one at its end")
+
+
+def _float_end(model: ModelProto, last: str) -> None:
+    """Take the quantisation away between the last layer's output and the logits; in place."""
+    nodes = list(model.graph.node)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    gone: list[str] = []
+    waiting = [last]
+    while waiting:
+        name = waiting.pop()
+        for node in readers.get(name, []):
+            if node.op_type == "QuantizeLinear":
+                (back,) = readers[node.output[0]]
+                for reader in readers.get(back.output[0], []):
+                    reader.input[:] = [name if each == back.output[0] else each for each in reader.input]
+                    waiting.append(name)
+                readers[name] = [each for each in readers[name] if each is not node] + readers.pop(back.output[0], [])
+                gone += [node.name, back.name]
+            else:
+                waiting += [each for each in node.output if not node.name.startswith(graph.ADDED)]
+    kept = [node for node in nodes if node.name not in gone]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
