@@ -10,9 +10,11 @@ Source: Jacob et al., "Quantization and Training of Neural Networks for Efficien
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,13 +85,14 @@ def quantize(model: ModelProto, pixels: verify.Pixels, method: Method = "percent
                           save_as_external_data=True, all_tensors_to_one_file=True)  # fmt: skip
         floats = [node.name for node in onnx.load(tidy, load_external_data=False).graph.node if node.name.startswith(graph.ADDED)]
         step = min(AT_ONCE, len(pixels))
-        quantization.quantize_static(
-            tidy, done, _Reader(pixels[: len(pixels) // step * step], step),
-            quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=bits == 7,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=METHODS[method],
-            nodes_to_exclude=floats,
-            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": step, "WeightSymmetric": True},
-        )  # fmt: skip
+        with redirect_stdout(io.StringIO()):  # the tools tell of their histograms
+            quantization.quantize_static(
+                tidy, done, _Reader(pixels[: len(pixels) // step * step], step),
+                quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=bits == 7,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=METHODS[method],
+                nodes_to_exclude=floats,
+                extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": step, "WeightSymmetric": True},
+            )  # fmt: skip
         small = onnx.load(done)
     _float_end(small, last)
     graph.tidy(small)

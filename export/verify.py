@@ -114,6 +114,7 @@ def session(model: Path | bytes, optimised: bool = True) -> onnxruntime.Inferenc
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = planning.usable_cpus()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several sessions take turns
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import data
+from export import data, listing
 
 CLASSES = {"n01443537": "goldfish, Carassius auratus", "n02123159": "tiger cat", "n07920052": "espresso"}
 
@@ -45,7 +45,7 @@ def lay(folder: Path, tree: dict[str, bytes]) -> Path:
 def test_tiny_imagenet_is_read_in_the_order_of_its_wnids(tmp_path):
     """The network's outputs are numbered by wnids.txt; any other order mixes up every label."""
     pictures = data.load(lay(tmp_path / "set", files()), tmp_path / "cache", 64)
-    assert pictures.labels == [("n01443537", "goldfish"), ("n02123159", "tiger cat"), ("n07920052", "espresso")]
+    assert pictures.listed.labels == [("n01443537", "goldfish"), ("n02123159", "tiger cat"), ("n07920052", "espresso")]
     assert pictures.train.pixels.shape == (24, 64, 64, 3)
     assert np.bincount(pictures.train.labels).tolist() == [8, 8, 8]
     assert np.bincount(pictures.validation.labels).tolist() == [2, 2, 2]
@@ -62,18 +62,18 @@ def test_the_zip_gives_what_the_folder_gives(tmp_path):
             archive.writestr(f"tiny-imagenet-200/{name}", content)
     zipped = data.load(tmp_path / "set.zip", tmp_path / "cache1", 64)
     folder = data.load(lay(tmp_path / "set", tree), tmp_path / "cache2", 64)
-    assert zipped.digest == folder.digest
+    assert zipped.listed.digest == folder.listed.digest
     np.testing.assert_array_equal(zipped.train.pixels, folder.train.pixels)
-    np.testing.assert_array_equal(zipped.kept_back(), folder.kept_back())
+    np.testing.assert_array_equal(zipped.listed.kept_back(), folder.listed.kept_back())
 
 
 def test_kept_back_pictures_are_the_same_number_a_class_and_stay_the_same(tmp_path):
     """A choice made on pictures that were trained on is no choice."""
     pictures = data.load(lay(tmp_path / "set", files(train=12)), tmp_path / "cache", 64)
-    kept = pictures.kept_back()
+    kept = pictures.listed.kept_back()
     assert np.bincount(pictures.train.labels[kept]).tolist() == [3, 3, 3]
     more = data.load(lay(tmp_path / "more", files(train=12) | {"val/readme.txt": b"new"}), tmp_path / "cache2", 64)
-    np.testing.assert_array_equal(more.kept_back(), kept)
+    np.testing.assert_array_equal(more.listed.kept_back(), kept)
 
 
 def test_a_folder_a_class_is_read_with_its_validation_part(tmp_path):
@@ -81,7 +81,7 @@ def test_a_folder_a_class_is_read_with_its_validation_part(tmp_path):
     tree = {f"train/{name}/{n}.png": picture(n) for name in ("cat", "dog") for n in range(4)}
     tree |= {f"val/{name}/{n}.png": picture(n, side=90) for name in ("cat", "dog") for n in range(2)}
     pictures = data.load(lay(tmp_path / "set", tree), tmp_path / "cache", 64)
-    assert [label.label for label in pictures.labels] == ["cat", "dog"]
+    assert [label.label for label in pictures.listed.labels] == ["cat", "dog"]
     assert (len(pictures.train), len(pictures.validation)) == (8, 4)
     assert pictures.validation.pixels.shape == (4, 64, 64, 3)
 
@@ -116,6 +116,6 @@ def test_new_pictures_under_old_names_are_decoded_anew(tmp_path):
 )
 def test_unusable_data_is_named_and_leaves_nothing_behind(tmp_path, tree, message):
     """A cache that was half written would be trained on."""
-    with pytest.raises(data.UnusableData, match=message):
+    with pytest.raises(listing.UnusableData, match=message):
         data.load(lay(tmp_path / "set", tree), tmp_path / "cache", 64)
     assert not list((tmp_path / "cache").rglob("*.part"))

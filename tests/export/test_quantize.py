@@ -1,0 +1,247 @@
+"""int8 behind its gate, and calibration of what is published: on a network that knows colours."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from torch import nn
+
+from export import architectures, calibrate, gate, published, quantize
+from export.__main__ import main
+from export.refusal import Refusal
+from service.answer import Options, check, say
+from service.engine import Engine
+from service.modelfile import ModelFile
+from service.problems import BadOption
+
+COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
+SIDE = 16
+
+
+class Eye(nn.Module):
+    """Filters that see one colour against the others, then a vote over all places."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 6, 1), nn.ReLU())
+        self.classifier = nn.Linear(6 * 8 * 8, classes)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, 3, 16, 16) → (N, 3)."""
+        return self.classifier(torch.flatten(self.features(pixels), 1))
+
+
+def seeing() -> Eye:
+    """Weights by hand, with a little noise so that no two scores are equal."""
+    torch.manual_seed(0)
+    eye = Eye()
+    with torch.no_grad():
+        for weights in eye.parameters():
+            weights.mul_(0.05)
+        for colour in range(3):
+            eye.features[0].weight[colour] -= 0.05
+            eye.features[0].weight[colour, colour] += 0.15
+            eye.features[3].weight[colour, colour, 0, 0] += 1
+            eye.classifier.weight.view(3, 6, 8, 8)[colour, colour] += 0.1
+    return eye.eval()
+
+
+def picture(random: np.random.Generator, colour: str) -> Image.Image:
+    """Mostly of one colour, under noise that sometimes wins."""
+    pixels = np.array(COLOURS[colour]) * random.uniform(0.3, 1) + random.normal(0, 60, 3) + random.normal(0, 30, (SIDE, SIDE, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """One folder a class; a quarter of the training pictures is kept back."""
+    top, random = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for part, count in (("train", 100), ("val", 60)):
+        for colour in COLOURS:
+            folder = top / part / colour
+            folder.mkdir(parents=True)
+            for number in range(count):
+                picture(random, colour).save(folder / f"{number}.png")
+    return top
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """The real limits ask for more pictures than a test should draw, and for a quiet machine."""
+    monkeypatch.setattr(calibrate, "LEAST", 50)
+    monkeypatch.setattr(gate, "_speed", lambda *_: gate.Speed(100, 200, 2.0, 1.9, 2.1))
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> Path:
+    """The network, published in fp32."""
+    architectures.names()
+    monkeypatch.setattr(architectures, "_registered", dict(architectures._registered))
+    architectures.register(architectures.Architecture("eye", Eye, side=SIDE, resize=SIDE, classes=3))
+    torch.save(seeing().state_dict(), tmp_path / "weights.pth")
+    (tmp_path / "labels.json").write_text(json.dumps(sorted(COLOURS, key=list(COLOURS).index)))
+    output = tmp_path / "models" / "eye" / "1"
+    done = CliRunner().invoke(main, ["convert", "--architecture", "eye", "--weights", str(tmp_path / "weights.pth"),
+                                     "--labels", str(tmp_path / "labels.json"), "--output", str(output)])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return output
+
+
+def test_int8_is_published_with_what_was_measured(model, labelled):
+    """A model of its own: smaller, in int8, with its own golden examples, temperature and record."""
+    output = model.parent.parent / "eye-int8" / "1"
+    done = CliRunner().invoke(
+        main, ["quantize", str(model), "--calibration", str(labelled), "--validation", str(labelled), "--output", str(output)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "points lost" in done.output
+    opened = ModelFile.open(output / "model.onnx")
+    record = opened.recipe.provenance["quantised"]
+    assert opened.recipe.name == "eye-int8"
+    assert opened.recipe.precision == "int8"
+    assert opened.recipe.calibration.measured_on == 180
+    assert record["gate"] == "open"
+    assert record["weight_bits"] == 7
+    assert record["agreement"] > 0.97
+    assert record["from"] == ModelFile.open(model / "model.onnx").digest
+    Engine(opened, "cpu", 1).prove()
+
+
+def test_only_the_front_and_the_end_stay_in_float(model, labelled):
+    """Whatever else computes in float costs the speed that int8 is for; a quantised last layer costs accuracy."""
+    opened, graph = published.read(model)
+    small = quantize.quantize(graph, quantize.sample(labelled, opened.recipe))
+    makers = {name: node for node in small.graph.node for name in node.output}
+    weights = {tensor.name: tensor for tensor in small.graph.initializer}
+    for node in small.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            assert all(makers[name].op_type == "DequantizeLinear" for name in node.input), node.name
+            stored = onnx.numpy_helper.to_array(weights[makers[node.input[1]].input[0]])
+            assert stored.dtype == np.int8
+            assert 32 < np.abs(stored.astype(int)).max() <= 64  # 7 bits: sums of two products fit 16
+    assert makers[published.logits(small)].op_type == "Gemm"
+
+
+def test_int8_kernels_do_what_the_graph_says(model, labelled):
+    """The same graph computed in float is the reference; a picture's answer doesn't depend on its company."""
+    opened, graph = published.read(model)
+    pixels = quantize.sample(labelled, opened.recipe)
+    small = quantize.quantize(graph, pixels)
+    ask, in_float = (published.scorer(small, model, optimised) for optimised in (True, False))
+    np.testing.assert_allclose(ask(pixels).probabilities, in_float(pixels).probabilities, atol=0.01)
+    alone = np.concatenate([ask(pixels[row : row + 1]).probabilities for row in range(16)])
+    np.testing.assert_allclose(ask(pixels[:16]).probabilities, alone, atol=1e-6)
+
+
+def test_what_loses_too_much_is_refused(model, labelled, tmp_path):
+    """Ranges taken from black pictures fit no others."""
+    black = tmp_path / "black"
+    black.mkdir()
+    for number in range(4):
+        Image.new("RGB", (SIDE, SIDE)).save(black / f"{number}.png")
+    output = model.parent.parent / "eye-int8" / "1"
+    command = ["quantize", str(model), "--calibration", str(black), "--validation", str(labelled), "--output", str(output)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 2
+    assert "points of top-1; allowed are 0.5" in done.output
+    assert not output.parent.exists()
+    forced = CliRunner().invoke(main, [*command, "--force"])
+    assert forced.exit_code == 0, forced.output
+    (reason,) = ModelFile.open(output / "model.onnx").recipe.provenance["quantised"]["gate"]
+    assert "points of top-1" in reason
+
+
+def test_without_labels_agreement_with_fp32_decides(model, tmp_path, labelled, monkeypatch):
+    """Nobody knows the right answers, but fp32's are known."""
+    output = model.parent.parent / "eye-int8" / "1"
+    photos = labelled / "val"
+    outcome = gate.run(model, gate.Asked(photos), output)
+    assert outcome.loss is None
+    assert outcome.calibration is None
+    assert outcome.agreement >= 0.98
+    monkeypatch.setattr(gate, "LEAST_AGREEMENT", 1.01)
+    with pytest.raises(gate.GateClosed, match=r"int8 gives fp32's best class on .* of \d+ pictures; expected 101%"):
+        gate.run(model, gate.Asked(photos), output.with_name("2"))
+
+
+def test_what_is_not_faster_is_refused(model, labelled, monkeypatch):
+    """A slower int8 is a loss without a gain."""
+    monkeypatch.setattr(gate, "_speed", lambda *_: gate.Speed(100, 80, 0.8, 0.7, 0.9))
+    with pytest.raises(gate.GateClosed, match=r"int8 does 0.80 times fp32's images/s on this machine; expected more than 1"):
+        gate.run(model, gate.Asked(labelled), model.parent.parent / "eye-int8" / "1")
+
+
+def test_overflowing_kernels_are_refused(model, labelled, monkeypatch):
+    """Saturated sums give other answers than the graph does."""
+    monkeypatch.setattr(gate, "LEAST_KERNELS", 1.01)
+    with pytest.raises(gate.GateClosed, match="sums overflow here, choose --bits 7"):
+        gate.run(model, gate.Asked(labelled), model.parent.parent / "eye-int8" / "1")
+
+
+def test_int8_is_not_quantised_again(model, labelled):
+    """Errors of two roundings add up in silence."""
+    output = model.parent.parent / "eye-int8" / "1"
+    gate.run(model, gate.Asked(labelled), output)
+    with pytest.raises(Refusal, match="is int8 already; expected a model in fp32"):
+        gate.run(output, gate.Asked(labelled), output.with_name("2"))
+
+
+def test_calibration_makes_scores_probabilities(model, labelled):
+    """Temperature, thresholds and figures go into a version of its own; the answers' order stays."""
+    output = model.parent / "2"
+    command = ["calibrate", str(model), "--data", str(labelled), "--output", str(output), "--precision", "0.8"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    before, after = (ModelFile.open(each / "model.onnx") for each in (model, output))
+    found = after.recipe.calibration
+    assert found.fitted_on == 75
+    assert found.measured_on == 180
+    assert after.recipe.temperature != 1
+    assert found.ece_after < found.ece_before
+    pixels = quantize.sample(labelled, before.recipe)
+    old, new = (Engine(each, "cpu", 1).run(pixels) for each in (before, after))
+    assert (old.argmax(axis=1) == new.argmax(axis=1)).all()
+    sharpened = old ** (1 / after.recipe.temperature)
+    np.testing.assert_allclose(new, sharpened / sharpened.sum(axis=1, keepdims=True), atol=1e-4)
+
+
+def test_a_calibrated_model_abstains_and_gives_prediction_sets(model, labelled):
+    """What the recipe says is what answers carry."""
+    assert calibrate.calibrate(model, labelled, model.parent / "2", 0.8).conformal is not None
+    opened = ModelFile.open(model.parent / "2" / "model.onnx")
+    below = opened.recipe.calibration.abstention.below
+    sure, unsure = np.array([0.98, 0.01, 0.01], np.float32), np.array([below - 0.01, 0, 0], np.float32)
+    unsure[1:] = (1 - unsure[0]) / 2
+    asked = check(Options(coverage=0.9), opened, "eye")
+    assert say(sure, asked, opened).abstained is False
+    assert say(unsure, asked, opened).abstained is True
+    assert [each.label for each in say(sure, asked, opened).prediction_set] == ["red"]
+    with pytest.raises(BadOption, match=r"coverage is 0.3; expected a number from 0.5 to 0.99"):
+        check(Options(coverage=0.3), opened, "eye")
+    bare = ModelFile.open(model / "model.onnx")
+    with pytest.raises(BadOption, match="it was never calibrated"):
+        check(Options(coverage=0.9), bare, "eye")
+    assert say(sure, check(Options(), bare, "eye"), bare).abstained is None
+
+
+def test_a_data_set_of_other_classes_is_refused(model, tmp_path, monkeypatch):
+    """Accuracy on classes that the model doesn't know would be 0, and calibration nonsense."""
+    for colour in ("red", "purple"):
+        (tmp_path / "other" / colour).mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "other" / colour / f"{number}.png")
+    monkeypatch.setattr(calibrate, "LEAST", 5)
+    with pytest.raises(Refusal, match="1 classes that eye doesn't know, as 'purple'"):
+        calibrate.calibrate(model, tmp_path / "other", model.parent / "2")
+
+
+def test_too_few_pictures_are_refused(model, labelled, monkeypatch):
+    """Three pictures calibrate nothing."""
+    monkeypatch.setattr(calibrate, "LEAST", 1000)
+    with pytest.raises(Refusal, match="75 pictures to fit on and 180 to measure on; expected 1000 of each"):
+        calibrate.calibrate(model, labelled, model.parent / "2")
