@@ -15,7 +15,7 @@ import pytest
 
 import export.__main__
 import service.__main__
-from loadtest import accuracy, run
+from loadtest import accuracy, models_cost, run
 from service import settings
 from service.app import create_app
 from service.settings import Settings
@@ -27,10 +27,11 @@ README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("*/README.md")), *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {
     "-m service": service.__main__.main, "-m export": export.__main__.main,
-    "-m loadtest.run": run.main, "loadtest/accuracy.py": accuracy.main,
+    "-m loadtest.run": run.main, "-m loadtest.accuracy": accuracy.main,
+    "-m loadtest.models_cost": models_cost.main,
 }
 # A line, and its continuation inside a list.
-CALL = re.compile(r"python (-m (?:service|export|loadtest\.run)|loadtest/accuracy\.py)\b([^`\n|]*(?:\n  (?! *python)[^`\n]*)?)")
+CALL = re.compile(r"python (-m (?:service|export|loadtest\.\w+))\b([^`\n|]*(?:\n  (?! *python)[^`\n]*)?)")
 
 
 def blocks(language: str) -> list[str]:

@@ -13,12 +13,21 @@ from loadtest.accuracy import main
 
 
 class Rote(BaseHTTPRequestHandler):
-    """Answers each picture with the labels that its own bytes list, best first; `!` is refused."""
+    """Answers each picture with the labels that its own bytes list, best first; `!` is refused, `?` abstains."""
+
+    def do_GET(self) -> None:
+        labels = [{"id": f"n{row}", "label": f"N{row}"} for row in range(1, 6)]
+        self._send(200, {"default": "rote"} if self.path == "/models" else {"labels": labels})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         status = 422 if body == "!" else 200
-        answer = {"predictions": [{"id": name, "label": name.upper()} for name in body.split()]}
+        names = body.split()
+        rows = [{"id": name, "label": name.upper(), "score": 0.9} for name in names if name != "?"]
+        sets = {"prediction_set": rows[:2]} if "coverage=0.9" in self.path else {}
+        self._send(status, {"predictions": rows, "abstained": "?" in names} | sets)
+
+    def _send(self, status: int, answer: dict) -> None:
         reply = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(reply)))
@@ -56,14 +65,27 @@ def ask(folder: Path, url: str, *options: str) -> tuple[int, str]:
 def test_the_best_and_the_five_best_are_counted(tmp_path, url):
     """Two right at once, one among the five, one not at all: 50 % and 75 %."""
     folder = lay(tmp_path, {"a": "n1 n2 n3", "b": "n1", "c": "n2 n3 n4 n5 n1", "d": "n2 n3"})
-    assert ask(folder, url) == (0, "4 pictures, 0 failed: top-1 50.00%, top-5 75.00%\n")
+    code, output = ask(folder, url)
+    assert (code, output.splitlines()[0]) == (0, "4 pictures, 0 failed: top-1 50.00%, top-5 75.00%")
+
+
+def test_calibration_abstention_and_sets_are_counted(tmp_path, url):
+    """Always 90 % sure, right half of the time; abstains on one that is wrong; sets of the two best."""
+    folder = lay(tmp_path, {"a": "n1 n2 n3", "b": "n1 n2", "c": "n2 n1", "d": "? n2 n3"})
+    code, output = ask(folder, url, "--coverage", "0.9", "--json")
+    found = json.loads(output)
+    assert code == 0
+    assert found["calibration_error"] == pytest.approx(0.4)
+    assert found["given"] == {"share": 0.75, "right": pytest.approx(2 / 3)}
+    assert found["sets"] == {"held": 0.75, "labels": 2}
 
 
 def test_a_refused_picture_counts_as_wrong_and_fails_the_run(tmp_path, url):
     """An accuracy over the answered pictures alone would flatter."""
     code, output = ask(lay(tmp_path, {"a": "n1", "b": "!"}), url, "--json")
     assert code == 1
-    assert json.loads(output.splitlines()[-1]) == {"pictures": 2, "failed": 1, "top1": 0.5, "top5": 0.5}
+    found = json.loads(output.splitlines()[-1])
+    assert (found["pictures"], found["failed"], found["top1"], found["top5"]) == (2, 1, 0.5, 0.5)
 
 
 def test_folders_are_classes_by_id_or_word(tmp_path, url):
@@ -71,13 +93,14 @@ def test_folders_are_classes_by_id_or_word(tmp_path, url):
     for name, body in (("n1", "n1 n2"), ("N2", "n1 n2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_text(body)
-    assert ask(tmp_path, url) == (0, "2 pictures, 0 failed: top-1 50.00%, top-5 100.00%\n")
+    code, output = ask(tmp_path, url)
+    assert (code, output.splitlines()[0]) == (0, "2 pictures, 0 failed: top-1 50.00%, top-5 100.00%")
 
 
 def test_no_service_and_no_pictures_are_said(tmp_path):
     """A run that asked nothing must not look like a result."""
     code, output = ask(lay(tmp_path / "set", {"a": "n1"}), "http://127.0.0.1:9")
-    assert (code, "none of 1 pictures was answered" in output) == (1, True)
+    assert (code, "no service answers at http://127.0.0.1:9" in output) == (1, True)
     (tmp_path / "empty").mkdir()
     code, output = ask(tmp_path / "empty", "http://127.0.0.1:9")
     assert (code, "holds no labelled pictures" in output) == (1, True)
