@@ -26,7 +26,10 @@ def main() -> None:
     help="Tiny ImageNet (folder or zip), or a folder of one folder a class.",
 )
 @click.option("--output", type=PATH, required=True, help="Folder of the run; the same one resumes it.")
-@click.option("--architecture", default="alexnet64", show_default=True)
+@click.option(
+    "--architecture", default="alexnet64", show_default=True,
+    help="Name of the network, or path/to/file.py:factory, whose code is run.",
+)  # fmt: skip
 @click.option("--schedule", default="32x5,48x5,64x4", show_default=True, help="PIXELSxEPOCHS, in order.")
 @click.option("--batch", default=256, show_default=True, type=click.IntRange(2))
 @click.option("--rate", default=0.1, show_default=True, help="Highest learning rate, relative to the filters' length.")
@@ -47,36 +50,43 @@ def train(
 
 
 @main.command()
-@click.option("--architecture", required=True, help="Name of the network: alexnet, alexnet64, …")
+@click.option(
+    "--architecture", required=True,
+    help="Name of the network: alexnet, alexnet64, …; or path/to/file.py:factory, whose code is run.",
+)  # fmt: skip
 @click.option("--weights", type=PATH, required=True, help="State dict: .pth, .pt or .safetensors.")
 @recipe_options
-def convert(architecture: str, weights: Path, labels_file: Path, wishes: Any, real: Path | None) -> None:
+def convert(
+    architecture: str, weights: Path, labels_file: Path, wishes: Any, real: Path | None, bgr: bool | None
+) -> None:
     """Turn trained weights into a model to serve, verified against PyTorch."""
     from export import convert as conversion
 
-    _say(wishes.output, conversion.convert(architecture, weights, labels_file, wishes, real))
+    _say(wishes.output, conversion.convert(architecture, weights, labels_file, wishes, real, bgr))
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--output", type=PATH, help="models/NAME/VERSION; must not exist yet.  [default: models/NAME/1]")
+@click.option("--url", help="Take the file from here, a mirror of yours.")
+@click.option("--sha256", help="Beginning of the file's SHA-256, 8 digits or more.  [default: the published one]")
+@click.option("--cache", type=PATH, help="Folder in which downloads are kept.  [default: ~/.cache/quadrant]")
+@click.option("--list", "only_list", is_flag=True, help="Show the names that are known.")
+def fetch(name: str | None, only_list: bool, **asked: Any) -> None:
+    """Download the published weights of a well-known network, and turn them into a model to serve."""
+    from export import fetch as fetching
+
+    if only_list or name is None:
+        click.echo(fetching.listing())
+    else:
+        _say(*fetching.fetch(name, **asked))
 
 
 @main.command()
 @click.argument("model", type=PATH)
 @recipe_options
 @click.option(
-    "--range",
-    "scale",
-    type=click.Choice(["0-1", "0-255"]),
-    default="0-1",
-    show_default=True,
-    help="Scale of the network's input, and so of --mean and --std.",
-)
-@click.option(
     "--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of the input's axes.  [default: by its shape]"
-)
-@click.option(
-    "--channels",
-    type=click.Choice(["rgb", "bgr"]),
-    default="rgb",
-    show_default=True,
-    help="Order in which the network takes them; --mean and --std are always red, green, blue.",
 )
 @click.option(
     "--outputs",
@@ -89,21 +99,15 @@ def annotate(
     labels_file: Path,
     wishes: Any,
     real: Path | None,
-    scale: str,
+    bgr: bool | None,
     layout: Any,
-    channels: str,
     outputs: Any,
     head: str | None,
 ) -> None:
     """Turn a bare ONNX classifier into a model to serve, verified against itself."""
-    from dataclasses import replace
-
     from export import annotate as annotation
 
-    if scale == "0-255":
-        mean, std = (values and tuple(value / 255 for value in values) for values in (wishes.mean, wishes.std))
-        wishes = replace(wishes, mean=mean, std=std)
-    bare = annotation.Bare(layout, outputs, channels == "bgr", head)
+    bare = annotation.Bare(layout, outputs, bool(bgr), head)
     _say(wishes.output, annotation.annotate(model, labels_file, wishes, bare, real))
 
 

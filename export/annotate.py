@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from export import folder, graph, labels, package, verify, weights
 from export.graph import UnusableModel
@@ -21,6 +21,10 @@ OLDEST_OPSET = 7  # before it, subtraction doesn't spread along axes
 USUAL_MARGIN = (
     256 / 224
 )  # short side before the crop, relative to the input: what ImageNet's networks are evaluated with
+SLICE_BY_INPUTS = 10  # opset from which Slice takes its bounds as inputs
+BOUNDS = {f"{graph.ADDED}zero": 0, f"{graph.ADDED}one": 1, f"{graph.ADDED}end": 2**31}
+RANDOM = ("Random", "Bernoulli", "Multinomial")
+NAMELESS = ("", "main_graph", "torch_jit", "torch-jit-export", "tf2onnx")  # what exporters call a graph of no name
 SURE = 1e-3  # by how much the sum of probabilities may miss 1
 
 
@@ -62,6 +66,7 @@ def annotate(
         raise package.UnusableRecipe("mean and std were not given; expected those that the network was trained with")
     graph.tidy(model)
     _choose_output(model, bare.head)
+    _fold_shapes(model)
     channels_last, height, width = _input(model, bare, wishes.size)
     front = graph.Front(height, width, wishes.mean, wishes.std, channels_last, bare.bgr)
     half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
@@ -72,8 +77,8 @@ def annotate(
         "exported_by": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
     }
     described = package.recipe(
-        replace(wishes, provenance=provenance),
-        model.graph.name or "unknown",
+        replace(wishes, provenance=provenance, resize_mode=wishes.resize_mode or "short_side"),
+        file.stem if model.graph.name in NAMELESS else model.graph.name,
         front,
         wishes.resize or round(max(height, width) * USUAL_MARGIN),
         temperature,
@@ -81,6 +86,9 @@ def annotate(
     )
     ask, logits_known = _original(model, file, front)
     outputs = "logits" if logits_known else _kind(ask, described, file, bare.outputs)
+    if model.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+        _free_output(model)
+        _repeat_constants(model)
     graph.free_batch(model)
     logits = graph.wrap(
         model, front, temperature, outputs_probabilities=outputs == "probabilities" and not logits_known
@@ -213,6 +221,110 @@ def _original(
         return np.concatenate(rows)
 
     return ask, logits_known
+
+
+def _fold_shapes(model: ModelProto) -> None:
+    """Whole numbers that follow from constants alone, as exporters leave them for padding and reshaping; in place.
+
+    Without this the layer table couldn't tell shapes, nor a fixed batch be freed.
+    """
+    known, inner = {tensor.name for tensor in model.graph.initializer}, []
+    for node in model.graph.node:
+        constant = node.op_type == "Constant" or (node.input and all(name in known or not name for name in node.input))
+        if constant and not node.op_type.startswith(RANDOM) and node.domain in ("", "ai.onnx"):
+            known.update(node.output)
+            inner.append(node)
+    if not inner:
+        return
+    asked = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    read = {name for node in inner for name in node.input}
+    names = [name for node in inner for name in node.output if name]
+    asked.graph.name = "constants"
+    asked.graph.node.extend(inner)
+    asked.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
+    asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    try:
+        found = verify.session(asked.SerializeToString()).run(names, {})
+    except Exception:  # then they are left as they are; what can't be run shows itself soon
+        return
+    # Quantised weights are whole numbers too, and stay small.
+    values = {name: value for name, value in zip(names, found, strict=True) if value.dtype in (np.int64, np.int32, np.bool_)}
+    kept = [node for node in model.graph.node if not set(node.output) <= set(values)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in values.items())
+
+
+def _free_output(model: ModelProto) -> None:
+    """An output that lost its axis of pictures, as `squeeze()` on a batch of 1 makes it, gets it back; in place."""
+    (output,) = model.graph.output
+    sides = output.type.tensor_type.shape.dim
+    if len(sides) != 1 or not sides[0].dim_value:
+        return
+    last = next((node for node in model.graph.node if output.name in node.output), None)
+    if last is None:
+        return
+    softmax = last.op_type == "Softmax"
+    name, shape = f"{graph.ADDED}rows", f"{graph.ADDED}rows_shape"
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([-1, sides[0].dim_value], np.int64), shape))
+    if softmax:
+        node = helper.make_node("Reshape", [last.input[0], shape], [name], name)
+        last.input[0] = name
+        _set_axis(last, 1)
+        model.graph.node.insert(list(model.graph.node).index(last), node)
+    else:
+        model.graph.node.append(helper.make_node("Reshape", [output.name, shape], [name], name))
+        output.name = name
+    sides.add().dim_value = sides[0].dim_value
+    sides[0].dim_param = "batch"
+
+
+def _set_axis(node: onnx.NodeProto, axis: int) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != "axis"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("axis", axis)])
+
+
+def _repeat_constants(model: ModelProto) -> None:
+    """A constant that is set beside maps of a fixed batch, as a transformer's token is, comes once a picture; in place."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < SLICE_BY_INPUTS:
+        return
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    known, nodes = set(stored), []  # names of all that doesn't depend on the pictures
+    for node in model.graph.node:
+        if all(name in known or not name for name in node.input):
+            known.update(node.output)
+        varying = next((name for name in node.input if name not in known), None)
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        if node.op_type == "Concat" and axis != 0 and varying:
+            for index, name in enumerate(node.input):
+                if name in known and (name not in stored or len(stored[name].dims) > 1):  # in one dimension: a shape
+                    node.input[index] = f"{graph.ADDED}{node.output[0]}_{index}"
+                    nodes += _repeated(name, varying, node.input[index])
+        nodes.append(node)
+    if len(nodes) == len(model.graph.node):
+        return
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for name, bound in BOUNDS.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray([bound], np.int64), name))
+
+
+def _repeated(constant: str, beside: str, made: str) -> list[onnx.NodeProto]:
+    """(batch then, …) → (batch now, …): the first row of a constant as often as `beside` has rows."""
+    zero, one, end = BOUNDS
+    steps = (
+        ("Shape", [beside], "beside"),
+        ("Slice", [f"{made}_beside", zero, one], "batch"),
+        ("Shape", [constant], "own"),
+        ("Slice", [f"{made}_own", one, end], "inner"),
+        ("Concat", [f"{made}_batch", f"{made}_inner"], "shape"),
+        ("Slice", [constant, zero, one], "row"),
+    )
+    nodes = [helper.make_node(kind, inputs, [f"{made}_{step}"], f"{made}_{step}") for kind, inputs, step in steps]
+    _set_axis(nodes[4], 0)
+    return [*nodes, helper.make_node("Expand", [f"{made}_row", f"{made}_shape"], [made], made)]
 
 
 def _kind(

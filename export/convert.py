@@ -6,6 +6,7 @@ import copy
 import importlib.metadata
 import io
 import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import ModelProto
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils import fusion
 
 from export import folder, graph, labels, package, verify, weights
@@ -28,11 +29,18 @@ class Unconvertible(Refusal):
 
 
 def convert(
-    architecture: str, weights_file: Path, labels_file: Path, wishes: package.Wishes, real: Path | None = None
+    architecture: str,
+    weights_file: Path,
+    labels_file: Path,
+    wishes: package.Wishes,
+    real: Path | None = None,
+    bgr: bool | None = None,
 ) -> verify.Agreement:
     """Checkpoint + labels → `wishes.output/model.onnx`, verified against PyTorch.
 
     Args:
+        architecture: a registered name, or `path/to/file.py:factory`, whose code is run.
+        bgr: the network takes blue first; None leaves that to the architecture.
         real: folder of pictures to verify on, besides drawn ones.
     Raises:
         Refusal: one line with what was found and what was expected; nothing has been written.
@@ -45,15 +53,25 @@ def convert(
     network.eval().requires_grad_(False)
 
     height, width = wishes.size or (design.side, design.side)
-    front = graph.Front(height, width, wishes.mean or design.mean, wishes.std or design.std)
+    # Another size of input keeps the share of the picture that the crop leaves.
+    resize = round(max(height, width) * design.resize / design.side)
+    blue_first = design.bgr if bgr is None else bgr
+    front = graph.Front(height, width, wishes.mean or design.mean, wishes.std or design.std, bgr=blue_first)
     temperature = package.temperature(wishes)
     provenance = {
         **wishes.provenance,
         "weights": {"file": weights_file.name, "sha256": weights.digest(weights_file)},
         "exported_by": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
     }
+    if design.file:
+        provenance["network"] = {"file": design.file.name, "sha256": weights.digest(design.file)}
     described = package.recipe(
-        replace(wishes, provenance=provenance), architecture, front, wishes.resize or design.resize, temperature, "fp32"
+        replace(wishes, provenance=provenance, resize_mode=wishes.resize_mode or design.resize_mode),
+        design.name,
+        front,
+        wishes.resize or resize,
+        temperature,
+        "fp32",
     )
     model = to_onnx(network, design, height, width)
     graph.tidy(model)
@@ -70,13 +88,16 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
     """The network's graph: float32 (batch, 3, height, width) in, logits (batch, classes) out; normalisation folded.
 
     Raises:
-        Unconvertible: the network doesn't take pictures of that size.
+        Unconvertible: the network doesn't take pictures of that size, or answers with something else.
     """
     folded = fold(network)
     example = torch.zeros(1, 3, height, width)
     stream = io.BytesIO()
     try:
-        folded(example)
+        answer = folded(example)
+        if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
+            found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+            raise Unconvertible(f"{design.name} answers a batch of 1 with {found}; expected a tensor of logits (1, classes)")
         with warnings.catch_warnings():
             # The exporter that warns is the one without a further dependency; its graph is proven like any other.
             warnings.simplefilter("ignore")
@@ -90,8 +111,10 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
                 output_names=["logits"],
                 dynamic_axes={"network_input": {0: "batch"}, "logits": {0: "batch"}},
             )
-    except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Unconvertible:
+        raise
+    except Exception as error:  # networks from outside raise whatever they like
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Unconvertible(
             f"{design.name} can't take pictures of {height} × {width} ({reason}); "
             f"it was designed for {design.side} × {design.side}"
@@ -103,17 +126,46 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
 
 def fold(network: nn.Module) -> nn.Module:
     """A copy with batch normalisation folded into the layer before it, in double precision; layers keep their names."""
-    folded = copy.deepcopy(network).double()
-    for module in folded.modules():
-        if not isinstance(module, nn.Sequential):
+    folded = copy.deepcopy(network).double().eval()
+    for before, after in _neighbours(folded):
+        first, second = folded.get_submodule(before), folded.get_submodule(after)
+        # A layer that makes its weight out of something else, or has a forward of its own, may use it in another way.
+        if type(first).forward not in (nn.Conv2d.forward, nn.Linear.forward) or "weight" not in first._parameters:
             continue
-        for index in range(len(module) - 1):
-            first, second = module[index], module[index + 1]
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                module[index], module[index + 1] = fusion.fuse_conv_bn_eval(first, second), nn.Identity()
-            elif isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
-                module[index], module[index + 1] = fusion.fuse_linear_bn_eval(first, second), nn.Identity()
+        fused: nn.Module
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d) and second.track_running_stats:
+            fused = fusion.fuse_conv_bn_eval(first, second)
+        elif isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d) and second.track_running_stats:
+            fused = fusion.fuse_linear_bn_eval(first, second)
+        else:
+            continue
+        folded.set_submodule(before, fused)
+        folded.set_submodule(after, nn.Identity())
     return folded.float().eval()
+
+
+def _neighbours(network: nn.Module) -> list[tuple[str, str]]:
+    """Names of layers of which the second, and nothing else, takes what the first gives; each is called once."""
+    try:
+        nodes = list(_Layers().trace(network).nodes)
+    except Exception:  # what can't be traced stays as it is: right, and only a little slower
+        return []
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
+    return [
+        (str(source.target), str(node.target))
+        for node in nodes
+        if node.op == "call_module" and calls[node.target] == 1 and len(node.all_input_nodes) == 1
+        for source in node.all_input_nodes
+        if source.op == "call_module" and calls[source.target] == 1 and len(source.users) == 1 and source.target not in read
+    ]
+
+
+class _Layers(fx.Tracer):
+    """Looks into whatever is made of layers, and not into layers."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
 
 
 @torch.inference_mode()
@@ -121,4 +173,5 @@ def _normalise(pixels: verify.Pixels, front: graph.Front) -> torch.Tensor:
     """(N, height, width, 3) uint8 → (N, 3, height, width) float32, as torchvision's ToTensor and Normalize do it."""
     planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (front.mean, front.std))
-    return (planes - mean) / std
+    normalised = (planes - mean) / std
+    return normalised.flip(1) if front.bgr else normalised

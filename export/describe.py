@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from rich import box
 from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +20,8 @@ from service import recipe as recipes
 from service.problems import StartError
 from service.recipe import Golden, Label, Layer, Recipe
 
-WIDTH = 116  # columns that the layer table takes
+WIDTH = 116  # columns that the layer table takes; more where names are long, up to:
+MOST_WIDTH = 200
 
 
 class Described(NamedTuple):
@@ -92,8 +94,11 @@ def as_json(file: Path) -> str:
 def show(file: Path, console: Console) -> None:
     """Print both."""
     described, rows = read(file)
+    table = _table(rows)
+    # In less width it would cut names and numbers short.
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=MOST_WIDTH), table).maximum)
     console.print(_words(file, described))
-    console.print(_table(rows))
+    console.print(table)
 
 
 def _words(file: Path, described: Described | None) -> Panel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import onnx
@@ -45,23 +46,19 @@ def begin_with(network: nn.Module, file: Path, classes: int, pixels: Tensor) -> 
 
 @torch.no_grad()
 def _unfold(network: nn.Module, folded: nn.Module, pixels: Tensor) -> None:
-    hooks = []
-    modules = dict(folded.named_modules())
+    """Copy all that folding left alone, then let each normalisation that it took away settle on `pixels`."""
+    stored, kept = folded.state_dict(), network.state_dict()
+    for name, value in kept.items():
+        if name in stored and stored[name].shape == value.shape:
+            value.copy_(stored[name])
+    modules, hooks = dict(folded.named_modules()), []
     for name, module in network.named_modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        for index, layer in enumerate(module):
-            whole = modules[f"{name}.{index}"]
-            if not isinstance(layer, nn.Conv2d | nn.Linear):
-                continue
-            assert isinstance(whole, nn.Conv2d | nn.Linear)
-            layer.weight.copy_(whole.weight)
-            following = module[index + 1] if index + 1 < len(module) else None
-            if isinstance(following, nn.BatchNorm2d | nn.BatchNorm1d):
-                assert whole.bias is not None
+        children = list(module.named_children()) if isinstance(module, nn.Sequential) else []
+        for (first, _), (second, following) in pairwise(children):
+            whole, place = modules[f"{name}.{first}".lstrip(".")], modules[f"{name}.{second}".lstrip(".")]
+            if isinstance(following, nn.BatchNorm2d | nn.BatchNorm1d) and isinstance(place, nn.Identity):
+                assert isinstance(whole.bias, Tensor)
                 hooks.append(following.register_forward_hook(_settle(whole.bias)))
-            elif layer.bias is not None and whole.bias is not None:
-                layer.bias.copy_(whole.bias)
     network(pixels)
     for hook in hooks:
         hook.remove()

@@ -27,6 +27,7 @@ TYPES = {
     "GlobalAveragePool": "average pooling",
     "GlobalMaxPool": "max pooling",
     "BatchNormalization": "batch normalisation",
+    "LayerNormalization": "layer normalisation",
     "LRN": "local response normalisation",
     "Relu": "ReLU",
     "Flatten": "flatten",
@@ -36,6 +37,7 @@ TYPES = {
     "Add": "add",
     "Mul": "multiply",
     "Div": "divide",
+    "ReduceMean": "mean",
 }
 # Bookkeeping of shapes and types: no layers.
 SILENT = {
@@ -50,6 +52,9 @@ SILENT = {
     "Identity",
     "Dropout",
     "Slice",
+    "Expand",
+    "Equal",
+    "Where",
 }
 FRONT_NAME = "input"
 
@@ -72,7 +77,10 @@ def table(model: ModelProto) -> list[Layer]:
     rows: list[Layer] = []
     front = [node for node in shaped.graph.node if node.name.startswith(graph.ADDED) and _before_network(node, shaped)]
     if front:
-        rows.append(_layer(FRONT_NAME, "normalisation", shapes.get(front[-1].output[0], [])))
+        shape = shapes.get(front[-1].output[0], [])
+        if len(shape) == 4 and not any(node.op_type == "Transpose" for node in front):
+            shape = [shape[0], shape[3], shape[1], shape[2]]  # the network takes channels last
+        rows.append(_layer(FRONT_NAME, "normalisation", shape))
     for node in shaped.graph.node:
         if node in front or node.op_type in SILENT or all(name in stored for name in node.input):
             continue
@@ -89,9 +97,11 @@ def totals(rows: Iterable[Layer]) -> tuple[int, int]:
 def _row(node: NodeProto, shapes: dict[str, list[int]], weights: dict[str, list[int]]) -> Layer:
     attributes: dict[str, Any] = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
-    # Temperature is a setting, not something learned.
-    learned = [] if node.name.startswith(graph.ADDED) else [weights[name] for name in node.input if name in weights]
+    # Temperature is a setting, not something learned; so are single numbers, as the 6 of ReLU6.
+    learned = [] if node.name.startswith(graph.ADDED) else [weights[name] for name in node.input if weights.get(name)]
     kernel = attributes.get("kernel_shape") or (learned[0][2:] if node.op_type == "Conv" and learned else None)
+    # Without them nobody could work the number of parameters out from the table.
+    groups = f", {attributes['group']} groups" if attributes.get("group", 1) > 1 else ""
     multiply_adds, depth = 0, None
     if node.op_type in ("Conv", "ConvTranspose") and learned:
         depth = learned[0][0] if node.op_type == "Conv" else after[1]
@@ -108,7 +118,7 @@ def _row(node: NodeProto, shapes: dict[str, list[int]], weights: dict[str, list[
         geometry = {"filter": tuple(kernel), "stride": stride, "padding": _padding(attributes, kernel, stride, before)}
     return _layer(
         _name(node, weights),
-        TYPES.get(node.op_type, node.op_type.lower()),
+        TYPES.get(node.op_type, node.op_type.lower()) + groups,
         after,
         **geometry,
         depth=depth,

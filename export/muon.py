@@ -2,7 +2,7 @@
 
 Each step goes equally far in all directions that the gradient has: the momentum matrix is replaced by the nearest
 one with orthogonal rows. In one run of 120 steps on Tiny ImageNet it learnt what SGD needs several times as many for
-(docs/training-alexnet64.md). PyTorch's own takes matrices only, and leaves the length of filters alone.
+(docs/decisions.md, 15). PyTorch's own takes matrices only, and leaves the length of filters alone.
 
 Source: K. Jordan and others, "Muon: An optimizer for hidden layers in neural networks", 2024.
 """

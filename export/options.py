@@ -72,15 +72,21 @@ class Size(click.ParamType[tuple[int, int]]):
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What `convert` and `annotate` both ask for; handed on as one `wishes`."""
+    """What `convert` and `annotate` both ask for; handed on as one `wishes`, besides `real` and `bgr`.
+
+    `wishes.mean` and `.std` are on the 0-1 scale, whichever was typed.
+    """
 
     @functools.wraps(command)
-    def gathered(*, output: Path, provenance: Path | None, **options: Any) -> None:
+    def gathered(*, output: Path, provenance: Path | None, scale: str, channels: str | None, **options: Any) -> None:
         from export import package
 
         wished = {key: options.pop(key) for key in WISHED}
+        if scale == "0-255":
+            for key in ("mean", "std"):
+                wished[key] = wished[key] and tuple(value / 255 for value in wished[key])
         wishes = package.Wishes(output, provenance=_provenance(provenance), **wished)
-        command(wishes=wishes, **options)
+        command(wishes=wishes, bgr=None if channels is None else channels == "bgr", **options)
 
     for option in reversed(
         (
@@ -94,8 +100,22 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--output", type=PATH, required=True, help="models/NAME/VERSION; must not exist yet."),
             click.option("--name", help="Name of the model.  [default: that of the folder]"),
             click.option("--description", default="", help="A sentence for people."),
-            click.option("--mean", type=Numbers(), help="Mean of red, green, blue, on the 0-1 scale."),
-            click.option("--std", type=Numbers(), help="Standard deviation of red, green, blue, on the 0-1 scale."),
+            click.option("--mean", type=Numbers(), help="Mean of red, green, blue, on the scale of --range."),
+            click.option("--std", type=Numbers(), help="Standard deviation of red, green, blue, on that scale too."),
+            click.option(
+                "--range",
+                "scale",
+                type=click.Choice(["0-1", "0-255"]),
+                default="0-1",
+                show_default=True,
+                help="Scale of the network's input, and so of --mean and --std.",
+            ),
+            click.option(
+                "--channels",
+                type=click.Choice(["rgb", "bgr"]),
+                help="Order in which the network takes them; --mean and --std are always red, green, blue."
+                "  [default: the architecture's, or rgb]",
+            ),
             click.option("--resize", type=click.IntRange(1, 4096), help="Short side in pixels before the centre crop."),
             click.option("--size", type=Size(), help="Side of the input in pixels, or HEIGHTxWIDTH."),
             click.option(
@@ -107,9 +127,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--resize-mode",
                 type=click.Choice(["short_side", "exact_size"]),
-                default="short_side",
-                show_default=True,
-                help="Keep the picture's proportions, or squeeze both sides to --resize, as Caffe does.",
+                help="Keep the picture's proportions, or squeeze both sides to --resize, as Caffe does."
+                "  [default: the architecture's, or short_side]",
             ),
             click.option(
                 "--mode",

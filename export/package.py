@@ -47,7 +47,7 @@ class Wishes:
     size: tuple[int, int] | None = None
     interpolation: str = "bilinear"
     mode: str = "exact"
-    resize_mode: str = "short_side"
+    resize_mode: str | None = None
     temperature: float | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,7 +72,7 @@ def recipe(
             "std": front.std,
             "interpolation": wishes.interpolation,
             "mode": wishes.mode,
-            "resize_mode": wishes.resize_mode,
+            "resize_mode": wishes.resize_mode or "short_side",
             "channels": "bgr" if front.bgr else "rgb",
         },
         "temperature": divisor,

@@ -1,7 +1,7 @@
 """Networks by name.
 
 One file a network; each registers itself here with the picture it expects. Nothing outside a
-network's own file knows its layers.
+network's own file knows its layers. `own.py` finds networks that lie outside of the project.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -30,6 +32,9 @@ class Architecture:
         resize: short side in pixels before the centre crop to `side`.
         classes: the usual number of classes.
         mean, std: normalisation a channel (red, green, blue) on the 0-1 scale.
+        bgr: the network takes blue first.
+        resize_mode: keep the picture's proportions, or squeeze both sides to `resize`.
+        file: that the network was read from, where it is none of the project's.
     """
 
     name: str
@@ -39,6 +44,9 @@ class Architecture:
     classes: int
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    bgr: bool = False
+    resize_mode: Literal["short_side", "exact_size"] = "short_side"
+    file: Path | None = None
 
 
 _registered: dict[str, Architecture] = {}
@@ -63,11 +71,16 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Architecture:
-    """The network of that name.
+    """The network of that name, or one's own: `path/to/file.py:factory`. That file's code is run.
 
     Raises:
         UnknownArchitecture: names the registered ones.
+        own.UnusableNetwork: the file gives none.
     """
+    from export.architectures import own  # it needs this module whole
+
+    if own.means_file(name):
+        return own.find(name)
     _import_all()
     if name not in _registered:
         raise UnknownArchitecture(f"architecture {name!r} is not known; expected one of {', '.join(names())}")

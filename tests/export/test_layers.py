@@ -80,7 +80,15 @@ def test_a_grouped_convolution_costs_its_share():
     """A depthwise filter sees one channel, not all."""
     node = helper.make_node("Conv", ["x", "w0"], ["y"], "c", kernel_shape=[3, 3], pads=[1] * 4, group=32)
     row = only_row(node, (32, 10, 10), (32, 1, 3, 3))
+    assert row.type == "convolution, 32 groups"
     assert (row.parameters, row.multiply_adds) == (288, 10 * 10 * 32 * 9)
+
+
+def test_bounds_are_not_learned():
+    """The 0 and the 6 of ReLU6 are written into the graph as weights are."""
+    node = helper.make_node("Clip", ["x", "w0", "w1"], ["y"], "c")
+    row = only_row(node, (8, 4, 4), (), ())
+    assert (row.output, row.parameters) == ((4, 4, 8), 0)
 
 
 def test_alexnet_has_its_61_100_840_parameters():
