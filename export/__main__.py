@@ -132,7 +132,8 @@ def calibrate(model: Path, source: Path, output: Path, precision: float) -> None
 @click.option("--validation", "labelled", type=PATH, help="Labelled pictures: Tiny ImageNet, or one folder a class.")
 @click.option("--output", type=PATH, required=True, help="models/NAME-int8/VERSION; must not exist yet.")
 @click.option("--max-loss", default=0.5, show_default=True, help="Points of top-1 that may be lost.")
-@click.option("--method", type=click.Choice(["percentile", "entropy", "minmax"]), default="percentile", show_default=True)
+@click.option("--method", type=click.Choice(["percentile", "entropy", "minmax"]),
+              help="How ranges are chosen.  [default: all are tried, the nearest to fp32 is kept]")  # fmt: skip
 @click.option("--bits", type=click.Choice([7, 8]), default=7, show_default=True,
               help="Of the weights; with 8, sums can overflow on processors without VNNI.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Publish even what loses too much or isn't faster, and record that.")

@@ -6,13 +6,14 @@ import importlib.metadata
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import onnxruntime
+from onnx import ModelProto
 
 from export import calibrate, calibration, folder, listing, package, precision, published, quantize, verify
 from export.calibration import Scored
@@ -41,7 +42,7 @@ class Asked:
         labelled: data set to measure accuracy and calibration on, if there is one.
         max_loss: points of top-1 that may be lost on it.
         force: publish even if the gate stays closed, and record that.
-        method: how a range is chosen from the values seen.
+        method: how a range is chosen from the values seen; None tries all, and keeps what comes nearest to fp32.
         bits: of the weights, 7 or 8.
     """
 
@@ -49,7 +50,7 @@ class Asked:
     labelled: Path | None = None
     max_loss: float = MAX_LOSS
     force: bool = False
-    method: quantize.Method = "percentile"
+    method: quantize.Method | None = None
     bits: int = 7
 
 
@@ -111,10 +112,11 @@ def run(path: Path, asked: Asked, output: Path) -> Outcome:
     if opened.recipe.precision != "fp32":
         raise Refusal(f"{opened.path} is {opened.recipe.precision} already; expected a model in fp32")
     pixels = quantize.sample(asked.pictures, opened.recipe)
-    small = quantize.quantize(model, pixels, asked.method, asked.bits)
     with tempfile.TemporaryDirectory() as place:
-        fp32, int8 = (published.scorer(each, Path(place)) for each in (model, small))
-        in_float = published.scorer(small, Path(place), optimised=False)
+        fp32 = published.scorer(model, Path(place))
+        method, small = _nearest(model, pixels, asked, fp32, Path(place))
+        asked = replace(asked, method=method)
+        int8, in_float = (published.scorer(small, Path(place), optimised) for optimised in (True, False))
     outcome = _measure(opened, asked, pixels, fp32, int8, in_float)
     if outcome.closed and not asked.force:
         raise GateClosed("; ".join(outcome.closed) + ": not published; --force publishes all the same and records it")
@@ -137,6 +139,21 @@ def run(path: Path, asked: Asked, output: Path) -> Outcome:
     return outcome
 
 
+def _nearest(
+    model: ModelProto, pixels: verify.Pixels, asked: Asked, fp32: published.Score, place: Path
+) -> tuple[quantize.Method, ModelProto]:
+    """The way of choosing ranges whose answers are least far from fp32's (Kullback-Leibler), and what it gives."""
+    wanted = verify.in_batches(fp32, pixels[:SOME]).probabilities
+    tried: list[tuple[float, quantize.Method, ModelProto]] = []
+    for method in [asked.method] if asked.method else quantize.METHODS:
+        small = quantize.quantize(model, pixels, method, asked.bits)
+        found = verify.in_batches(published.scorer(small, place), pixels[:SOME]).probabilities
+        logarithms = np.log(np.maximum(wanted, 1e-30)) - np.log(np.maximum(found, 1e-30))
+        tried.append((float((wanted * logarithms).sum(axis=1).mean()), method, small))
+    _, method, small = min(tried, key=lambda each: each[0])
+    return method, small
+
+
 def _measure(
     opened: ModelFile,
     asked: Asked,
@@ -155,11 +172,14 @@ def _measure(
     else:
         listed = listing.read(asked.labelled)
         parts = calibrate.halves(listed)
-        (fit,) = published.score([int8], opened, listed, parts.fit)
         before, after = published.score([fp32, int8], opened, listed, parts.measure)
-        temperature = calibration.fit_temperature(fit)
-        precise = opened.recipe.calibration and opened.recipe.calibration.abstention
-        found = calibration.measure(fit, after, temperature, precise.asked if precise else calibrate.PRECISION)
+        if len(listed.labels) == len(opened.labels):
+            (fit,) = published.score([int8], opened, listed, parts.fit)
+            temperature = calibration.fit_temperature(fit)
+            precise = opened.recipe.calibration and opened.recipe.calibration.abstention
+            found = calibration.measure(fit, after, temperature, precise.asked if precise else calibrate.PRECISION)
+        else:  # what was fitted on some of the classes would be wrong about the others
+            temperature = calibration.fit_temperature_to(after.logits, verify.softmax(before.logits, opened.recipe.temperature))
         agreement, top1 = _same(before.logits, after.logits), (_top1(before), _top1(after))
         loss = 100 * (top1[0] - top1[1])
     speed = _speed(fp32, int8, pixels[: BATCHES[-1]])

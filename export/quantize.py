@@ -32,13 +32,12 @@ PICTURES = 512  # to take ranges from; more changed nothing
 AT_ONCE = 32
 PERCENTILE = 99.99  # of the values of a tensor; the rest saturates
 WEIGHTY = ("Conv", "Gemm", "MatMul")
-METHODS = {
+Method = Literal["percentile", "entropy", "minmax"]
+METHODS: dict[Method, CalibrationMethod] = {
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
     "minmax": CalibrationMethod.MinMax,
 }
-Method = Literal["percentile", "entropy", "minmax"]
-
 logging.getLogger("root").setLevel(logging.ERROR)  # the tools advise through it what is done here anyway
 
 

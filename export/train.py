@@ -32,7 +32,7 @@ class Hyperparameters:
     """Everything that decides what a run gives, besides the pictures.
 
     Attributes:
-        schedule: (pixels, epochs) in order, as `32x5,48x5,64x3`.
+        schedule: (pixels, epochs) in order, as `32x5,48x5,64x2.5`.
         rate: highest learning rate; reached after `warm_up` (share of all steps), then linear down to 0. Muon's for
             weights that normalisation follows, `other_rate` that of SGD for all others.
         area: least share of the picture that a random crop covers.
@@ -41,7 +41,7 @@ class Hyperparameters:
     """
 
     architecture: str
-    schedule: tuple[tuple[int, int], ...]
+    schedule: tuple[tuple[int, float], ...]
     batch: int = 256
     rate: float = 0.1
     other_rate: float = 0.1
@@ -55,24 +55,27 @@ class Hyperparameters:
     seed: int = 1
 
     @property
-    def sizes(self) -> list[int]:
-        """Picture size in pixels of each epoch."""
-        return [size for size, epochs in self.schedule for _ in range(epochs)]
+    def passes(self) -> list[tuple[int, float]]:
+        """(pixels, share of the training pictures) of each epoch; only the last of a size may be less than whole."""
+        found = []
+        for size, epochs in self.schedule:
+            found += [(size, 1.0)] * int(epochs) + [(size, epochs % 1)] * (epochs % 1 > 0)
+        return found
 
 
-def parse_schedule(text: str) -> tuple[tuple[int, int], ...]:
-    """`32x5,64x3` → ((32, 5), (64, 3)): pixels and epochs.
+def parse_schedule(text: str) -> tuple[tuple[int, float], ...]:
+    """`32x5,64x2.5` → ((32, 5.0), (64, 2.5)): pixels and epochs.
 
     Raises:
         Refusal: says what was found and what is expected.
     """
     try:
-        parts = tuple((int(size), int(epochs)) for size, epochs in (part.split("x") for part in text.split(",")))
+        parts = tuple((int(size), float(epochs)) for size, epochs in (part.split("x") for part in text.split(",")))
     except ValueError:
         parts = ()
-    if not parts or min(size for size, _ in parts) < SMALLEST or min(epochs for _, epochs in parts) < 1:
+    if not parts or min(size for size, _ in parts) < SMALLEST or not all(0 < epochs < 10_000 for _, epochs in parts):
         raise Refusal(
-            f'schedule is "{text}"; expected PIXELSxEPOCHS, {SMALLEST} pixels at least, several with commas: 32x5,48x5,64x3'
+            f'schedule is "{text}"; expected PIXELSxEPOCHS, {SMALLEST} pixels at least, several with commas: 32x5,48x5,64x2.5'
         )
     return parts
 
@@ -98,7 +101,7 @@ def run(
     _write(output / "labels.json", json.dumps([label._asdict() for label in pictures.listed.labels], indent=0).encode())
     trainer.resume()
     with report.progress() as progress:
-        for epoch in range(trainer.done, len(hyper.sizes)):
+        for epoch in range(trainer.done, len(hyper.passes)):
             trainer.epoch(epoch, progress)
     trainer.finish(command)
 
@@ -121,8 +124,9 @@ class _Trainer:
         self.std = torch.tensor(architecture.std, device=self.device).view(1, 3, 1, 1) * 255
         kept = pictures.listed.kept_back()
         (self.train,), (self.kept,) = np.nonzero(~kept), np.nonzero(kept)
-        self.steps = len(self.train) // hyper.batch
-        if self.steps == 0:
+        whole = len(self.train) // hyper.batch
+        self.lengths = [max(1, round(share * whole)) for _, share in hyper.passes]  # steps of each epoch
+        if whole == 0:
             raise Refusal(f"{len(self.train)} training pictures; a batch takes {hyper.batch}: choose a smaller --batch")
         if initial is not None:
             some = np.sort(self.train[:: max(1, len(self.train) // 1000)])
@@ -166,16 +170,16 @@ class _Trainer:
 
     def epoch(self, epoch: int, progress: report.Progress) -> None:
         """One pass over the training pictures, then a look at the kept-back ones."""
-        size = self.hyper.sizes[epoch]
+        size, steps, before = self.hyper.passes[epoch][0], self.lengths[epoch], sum(self.lengths[:epoch])
         # Seeded by the epoch, so that a resumed run sees what an unbroken one would.
         generator = torch.Generator().manual_seed(self.hyper.seed * 100_003 + epoch)
         torch.manual_seed(self.hyper.seed * 100_003 + epoch)
         order = self.train[torch.randperm(len(self.train), generator=generator).numpy()]
-        task = progress.epoch(epoch + 1, len(self.hyper.sizes), size, self.steps * self.hyper.batch)
+        task = progress.epoch(epoch + 1, len(self.lengths), size, steps * self.hyper.batch)
         self.network.train()
         started, losses, hits = time.monotonic(), 0.0, 0
-        for step in range(self.steps):
-            self._set_rate(epoch * self.steps + step)
+        for step in range(steps):
+            self._set_rate(before + step)
             chosen = np.sort(order[step * self.hyper.batch : (step + 1) * self.hyper.batch])
             labels = torch.from_numpy(self.pictures.train.labels[chosen]).to(self.device)
             pixels = random_resized_crop(self._input(self.pictures.train.pixels[chosen]), size, generator, (self.hyper.area, 1.0))
@@ -185,7 +189,7 @@ class _Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in self.optimizers:
                 optimizer.step()
-            self._average(epoch * self.steps + step)
+            self._average(before + step)
             losses += loss.item()
             hits += int((logits.argmax(1) == labels).sum())
             seen = (step + 1) * self.hyper.batch
@@ -193,7 +197,7 @@ class _Trainer:
         seconds = time.monotonic() - started
         kept = calibration.Scored(*self.logits(self.pictures.train, self.kept))
         row = {
-            "epoch": epoch + 1, "pixels": size, "loss": round(losses / self.steps, 4), "train_top1": round(hits / seen, 4),
+            "epoch": epoch + 1, "pixels": size, "loss": round(losses / steps, 4), "train_top1": round(hits / seen, 4),
             "kept_back_top1": round(calibration.top_k(*kept, 1), 4), "kept_back_top5": round(calibration.top_k(*kept, 5), 4),
             "images_per_s": round(seen / seconds, 1), "seconds": round(seconds, 1),
         }
@@ -204,7 +208,7 @@ class _Trainer:
         progress.say(row)
 
     def _set_rate(self, step: int) -> None:
-        total = self.steps * len(self.hyper.sizes)
+        total = sum(self.lengths)
         rise = max(1, round(self.hyper.warm_up * total))
         share = (step + 1) / rise if step < rise else (total - step) / (total - rise)
         for optimizer, highest in zip(self.optimizers, (self.hyper.rate, self.hyper.other_rate), strict=True):

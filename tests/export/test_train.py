@@ -91,7 +91,13 @@ def test_a_checkpoint_of_another_run_is_refused(shapes, tmp_path):
         train.run(shapes, tmp_path / "run", other, tmp_path / "cache", "")
 
 
-@pytest.mark.parametrize("text", ["", "32", "32x", "x4", "32x0", "32x5;64x3", "axb", "8x1"])
+def test_an_epoch_may_be_cut_short():
+    """The largest pictures cost most; a part of an epoch may be enough of them."""
+    hyper = train.Hyperparameters("alexnet64", train.parse_schedule("32x2,64x1.25"))
+    assert hyper.passes == [(32, 1.0), (32, 1.0), (64, 1.0), (64, 0.25)]
+
+
+@pytest.mark.parametrize("text", ["", "32", "32x", "x4", "32x0", "32x5;64x3", "axb", "8x1", "32xnan", "32x-1", "32xinf"])
 def test_a_schedule_that_makes_no_sense_is_refused(text):
     """The message shows what a schedule looks like."""
     with pytest.raises(Refusal, match="expected PIXELSxEPOCHS"):
