@@ -74,6 +74,10 @@ def download(url: str, cache: Path, sha256: str, timeout_s: tuple[float, float] 
             _accept(part, file, sha256, _host(url))
     except BlockingIOError as error:
         raise Undelivered(f"{part} is being written by another fetch; expected one at a time") from error
+    except Undelivered:
+        if not part.stat().st_size:
+            part.unlink()  # nothing to go on with
+        raise
     except OSError as error:
         raise Undelivered(f"{part} can't be written ({error.strerror or error}); expected room for {file.name}") from error
     return file

@@ -8,7 +8,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -79,7 +79,8 @@ def _answer(server: Server, to: BaseHTTPRequestHandler) -> None:
     if status == 206:
         to.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
     to.end_headers()
-    to.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+    with suppress(BrokenPipeError):  # who asked has heard enough
+        to.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
 
 
 def build_wheel(folder: Path, files: dict[str, bytes], project: str = "tiny_weights", version: str = "1.0") -> Path:

@@ -115,6 +115,7 @@ def test_offline_is_told_in_one_line(tmp_path):
         with pytest.raises(download.Undelivered) as caught:
             download.download(f"http://{host}/net.pth", tmp_path, SHA256)
     assert str(caught.value) == f"{host} can't be reached (Connection refused); expected net.pth from it"
+    assert files(tmp_path) == []
 
 
 def test_an_unknown_host_is_told_in_one_line(tmp_path, monkeypatch):
