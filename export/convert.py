@@ -127,7 +127,7 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
 def fold(network: nn.Module) -> nn.Module:
     """A copy with batch normalisation folded into the layer before it, in double precision; layers keep their names."""
     folded = copy.deepcopy(network).double().eval()
-    for before, after in _neighbours(folded):
+    for before, after in neighbours(folded):
         first, second = folded.get_submodule(before), folded.get_submodule(after)
         # A layer that makes its weight out of something else, or has a forward of its own, may use it in another way.
         if type(first).forward not in (nn.Conv2d.forward, nn.Linear.forward) or "weight" not in first._parameters:
@@ -144,7 +144,7 @@ def fold(network: nn.Module) -> nn.Module:
     return folded.float().eval()
 
 
-def _neighbours(network: nn.Module) -> list[tuple[str, str]]:
+def neighbours(network: nn.Module) -> list[tuple[str, str]]:
     """Names of layers of which the second, and nothing else, takes what the first gives; each is called once."""
     try:
         nodes = list(_Layers().trace(network).nodes)

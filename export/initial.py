@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import onnx
@@ -12,7 +11,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from export import weights
-from export.convert import fold
+from export.convert import fold, neighbours
 from export.refusal import Refusal
 
 
@@ -51,14 +50,13 @@ def _unfold(network: nn.Module, folded: nn.Module, pixels: Tensor) -> None:
     for name, value in kept.items():
         if name in stored and stored[name].shape == value.shape:
             value.copy_(stored[name])
-    modules, hooks = dict(folded.named_modules()), []
-    for name, module in network.named_modules():
-        children = list(module.named_children()) if isinstance(module, nn.Sequential) else []
-        for (first, _), (second, following) in pairwise(children):
-            whole, place = modules[f"{name}.{first}".lstrip(".")], modules[f"{name}.{second}".lstrip(".")]
-            if isinstance(following, nn.BatchNorm2d | nn.BatchNorm1d) and isinstance(place, nn.Identity):
-                assert isinstance(whole.bias, Tensor)
-                hooks.append(following.register_forward_hook(_settle(whole.bias)))
+    hooks = []
+    for before, after in neighbours(network):
+        whole, following = folded.get_submodule(before), network.get_submodule(after)
+        taken = isinstance(folded.get_submodule(after), nn.Identity)
+        if taken and isinstance(following, nn.BatchNorm2d | nn.BatchNorm1d):
+            assert isinstance(whole.bias, Tensor)
+            hooks.append(following.register_forward_hook(_settle(whole.bias)))
     network(pixels)
     for hook in hooks:
         hook.remove()

@@ -5,7 +5,10 @@ Refusal
 ├── labels.UnusableLabels         ├── package.UnusableRecipe
 ├── folder.UnusableOutput         ├── convert.Unconvertible
 ├── verify.UnusablePictures       ├── verify.Unfaithful
-└── data.UnusableData             (train raises it as it is)
+├── listing.UnusableData          ├── gate.GateClosed
+├── download.Undelivered          ├── download.WrongBytes
+├── wheel.UnusableWheel           ├── architectures.UnknownArchitecture
+└── architectures.own.UnusableNetwork
 """
 
 
