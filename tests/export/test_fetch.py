@@ -15,14 +15,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from export import architectures, fetch, labels, wheel
+from export import architectures, describe, fetch, labels, wheel
 from export.__main__ import main
 from service.engine import Engine
 from service.modelfile import ModelFile
 from tests.export.delivery import Server, build_wheel, serving
 from tests.export.graphs import WORDS
 
-DEFAULT = Path(__file__).parents[2] / "models" / "alexnet64-tiny-imagenet" / "1" / "model.onnx"
+DEFAULT = describe.find(Path(__file__).parents[2] / "models" / "alexnet64-tiny-imagenet")
 MEMBER = "tiny_weights/models/tiny-1.pth"
 
 

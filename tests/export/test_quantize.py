@@ -1,6 +1,7 @@
 """int8 behind its gate, and calibration of what is published: on a network that knows colours."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,17 @@ def test_without_labels_agreement_with_fp32_decides(model, tmp_path, labelled, m
     monkeypatch.setattr(gate, "LEAST_AGREEMENT", 1.01)
     with pytest.raises(gate.GateClosed, match=r"int8 gives fp32's best class on .* of \d+ pictures; expected 101%"):
         gate.run(model, gate.Asked(photos), output.with_name("2"))
+
+
+def test_some_of_the_classes_measure_but_do_not_calibrate(model, labelled, tmp_path):
+    """Thresholds that were fitted on two classes would be wrong about the third."""
+    tree = tmp_path / "two"
+    for part in ("train", "val"):
+        for colour in ("red", "blue"):
+            shutil.copytree(labelled / part / colour, tree / part / colour)
+    outcome = gate.run(model, gate.Asked(labelled, tree, max_loss=5), model.parent.parent / "eye-int8" / "1")
+    assert outcome.top1 is not None
+    assert outcome.calibration is None
 
 
 def test_what_is_not_faster_is_refused(model, labelled, monkeypatch):
