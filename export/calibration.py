@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -45,19 +46,11 @@ def top_k(logits: Floats, truth: Rows, k: int) -> float:
 
 
 def fit_temperature(scored: Scored) -> float:
-    """The divisor of the logits that gives the least cross entropy, by golden-section search over its logarithm.
+    """The divisor of the logits that gives the least cross entropy.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
-    golden = (5**0.5 - 1) / 2
-    low, high = np.log(RANGE[0]), np.log(RANGE[1])
-    while high - low > 1e-4:
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        if _cross_entropy(scored, float(np.exp(left))) < _cross_entropy(scored, float(np.exp(right))):
-            high = right
-        else:
-            low = left
-    return float(np.exp((low + high) / 2))
+    return _least(lambda temperature: _cross_entropy(scored, temperature))
 
 
 def fit_temperature_to(logits: Floats, probabilities: Floats) -> float:
@@ -67,9 +60,20 @@ def fit_temperature_to(logits: Floats, probabilities: Floats) -> float:
         logits: (N, classes).
         probabilities: (N, classes) of the other network.
     """
-    tried = np.exp(np.linspace(np.log(0.5), np.log(2), 201))
-    losses = [-(probabilities * np.log(np.maximum(softmax(logits, float(each)), 1e-38))).sum(1).mean() for each in tried]
-    return float(tried[int(np.argmin(losses))])
+    return _least(lambda temperature: float(-(probabilities * _log_softmax(logits, temperature)).sum(axis=1).mean()))
+
+
+def _least(loss: Callable[[float], float]) -> float:
+    """Golden-section search over the logarithm of the temperature, in which cross entropy has one valley."""
+    golden = (5**0.5 - 1) / 2
+    low, high = float(np.log(RANGE[0])), float(np.log(RANGE[1]))
+    while high - low > 1e-4:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if loss(float(np.exp(left))) < loss(float(np.exp(right))):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
 
 
 def expected_calibration_error(probabilities: Floats, truth: Rows, bins: int = BINS) -> float:
@@ -147,7 +151,11 @@ def _abstention(probabilities: Floats, truth: Rows, below: float, asked: float) 
 
 
 def _cross_entropy(scored: Scored, temperature: float) -> float:
-    scaled = scored.logits.astype(np.float64) / temperature
+    return float(-np.take_along_axis(_log_softmax(scored.logits, temperature), scored.truth[:, None], axis=1).mean())
+
+
+def _log_softmax(logits: Floats, temperature: float) -> Floats:
+    scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
-    own = np.take_along_axis(scaled, scored.truth[:, None], axis=1)[:, 0]
-    return float((np.log(np.exp(scaled).sum(axis=1)) - own).mean())
+    logarithms: Floats = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return logarithms

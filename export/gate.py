@@ -24,7 +24,9 @@ from service.recipe import Calibration
 MAX_LOSS = 0.5  # points of top-1
 LEAST_AGREEMENT = 0.98  # share of pictures with the same best class, where nobody knows the right one
 LEAST_KERNELS = 0.99  # the same, between int8 kernels and the same graph in float: less means that sums overflow
-SOME = 256  # pictures for these two
+SOME = 256  # pictures for these two, others than the ranges come from where there are enough
+FEWEST = 32  # pictures to take ranges from
+LEAST_LABELLED = 100  # pictures to measure a loss on
 BATCHES = (1, 4, 8, 16, 32)
 ROUNDS = 5
 
@@ -69,12 +71,14 @@ class Outcome(NamedTuple):
 
     Attributes:
         agreement: share of pictures, 0 to 1, on which both models give the same best class.
+        pictures: how many that were.
         kernels: the same between int8 kernels and the quantised graph in float.
         loss: points of top-1; None without labelled pictures.
         closed: why the gate stayed closed; empty where it opened.
     """
 
     agreement: float
+    pictures: int
     kernels: float
     loss: float | None
     top1: tuple[float, float] | None
@@ -111,13 +115,19 @@ def run(path: Path, asked: Asked, output: Path) -> Outcome:
     opened, model = published.read(path)
     if opened.recipe.precision != "fp32":
         raise Refusal(f"{opened.path} is {opened.recipe.precision} already; expected a model in fp32")
-    pixels = quantize.sample(asked.pictures, opened.recipe)
+    if not 0 <= asked.max_loss <= 100:  # also what is no number
+        raise Refusal(f"--max-loss is {asked.max_loss:g}; expected points of top-1, from 0 to 100")
+    seen = quantize.sample(asked.pictures, opened.recipe, quantize.PICTURES + SOME)
+    if len(seen) < FEWEST:
+        raise listing.UnusableData(f"{asked.pictures} holds {len(seen)} pictures; expected {FEWEST} at least to take ranges from")
+    enough = len(seen) > 2 * SOME
+    pixels, others = (seen[:-SOME], seen[-SOME:]) if enough else (seen, seen)
     with tempfile.TemporaryDirectory() as place:
         fp32 = published.scorer(model, Path(place))
-        method, small = _nearest(model, pixels, asked, fp32, Path(place))
+        method, small = _nearest(model, pixels, others, asked, fp32, Path(place))
         asked = replace(asked, method=method)
         int8, in_float = (published.scorer(small, Path(place), optimised) for optimised in (True, False))
-    outcome = _measure(opened, asked, pixels, fp32, int8, in_float)
+    outcome = _measure(opened, asked, others, fp32, int8, in_float)
     if outcome.closed and not asked.force:
         raise GateClosed("; ".join(outcome.closed) + ": not published; --force publishes all the same and records it")
     published.set_temperature(small, outcome.temperature)
@@ -135,19 +145,19 @@ def run(path: Path, asked: Asked, output: Path) -> Outcome:
         calibration=outcome.calibration,
         provenance={**opened.recipe.provenance, "quantised": _record(opened.digest, asked, outcome, len(pixels))},
     )
-    package.publish(small, published.logits(small), described, list(opened.labels), reference, None, output)
+    package.publish(small, published.comparable(small), described, list(opened.labels), reference, None, output)
     return outcome
 
 
 def _nearest(
-    model: ModelProto, pixels: verify.Pixels, asked: Asked, fp32: published.Score, place: Path
+    model: ModelProto, pixels: verify.Pixels, others: verify.Pixels, asked: Asked, fp32: published.Score, place: Path
 ) -> tuple[quantize.Method, ModelProto]:
     """The way of choosing ranges whose answers are least far from fp32's (Kullback-Leibler), and what it gives."""
-    wanted = verify.in_batches(fp32, pixels[:SOME]).probabilities
+    wanted = verify.in_batches(fp32, others[:SOME]).probabilities
     tried: list[tuple[float, quantize.Method, ModelProto]] = []
     for method in [asked.method] if asked.method else quantize.METHODS:
         small = quantize.quantize(model, pixels, method, asked.bits)
-        found = verify.in_batches(published.scorer(small, place), pixels[:SOME]).probabilities
+        found = verify.in_batches(published.scorer(small, place), others[:SOME]).probabilities
         logarithms = np.log(np.maximum(wanted, 1e-30)) - np.log(np.maximum(found, 1e-30))
         tried.append((float((wanted * logarithms).sum(axis=1).mean()), method, small))
     _, method, small = min(tried, key=lambda each: each[0])
@@ -157,32 +167,34 @@ def _nearest(
 def _measure(
     opened: ModelFile,
     asked: Asked,
-    pixels: verify.Pixels,
+    others: verify.Pixels,
     fp32: published.Score,
     int8: published.Score,
     in_float: published.Score,
 ) -> Outcome:
-    some = pixels[:SOME]
+    some = others[:SOME]
     answers = [verify.in_batches(ask, some) for ask in (fp32, int8, in_float)]
     kernels = _same(answers[1].logits, answers[2].logits)
-    agreement, loss, top1, found = _same(answers[0].logits, answers[1].logits), None, None, None
+    agreement, measured, loss, top1, found = _same(answers[0].logits, answers[1].logits), len(some), None, None, None
     if asked.labelled is None:
         assert answers[1].logits is not None
         temperature = calibration.fit_temperature_to(answers[1].logits, answers[0].probabilities)
     else:
         listed = listing.read(asked.labelled)
-        parts = calibrate.halves(listed)
-        before, after = published.score([fp32, int8], opened, listed, parts.measure)
-        if len(listed.labels) == len(opened.labels):
+        before, after = published.score([fp32, int8], opened, listed, _to_measure(opened, asked.labelled, listed))
+        agreement, top1 = _same(before.logits, after.logits), (_top1(before), _top1(after))
+        measured = len(after.truth)
+        loss = round(100 * (top1[0] - top1[1]), 6)
+        if len(listed.labels) == len(opened.labels) and calibrate.enough(listed):
+            parts = calibrate.halves(listed)
             (fit,) = published.score([int8], opened, listed, parts.fit)
             temperature = calibration.fit_temperature(fit)
+            held = after if listed.validation else published.score([int8], opened, listed, parts.measure)[0]
             precise = opened.recipe.calibration and opened.recipe.calibration.abstention
-            found = calibration.measure(fit, after, temperature, precise.asked if precise else calibrate.PRECISION)
-        else:  # what was fitted on some of the classes would be wrong about the others
+            found = calibration.measure(fit, held, temperature, precise.asked if precise else calibrate.PRECISION)
+        else:  # what was fitted on some of the classes, or on few pictures, would be wrong about the others
             temperature = calibration.fit_temperature_to(after.logits, verify.softmax(before.logits, opened.recipe.temperature))
-        agreement, top1 = _same(before.logits, after.logits), (_top1(before), _top1(after))
-        loss = 100 * (top1[0] - top1[1])
-    speed = _speed(fp32, int8, pixels[: BATCHES[-1]])
+    speed = _speed(fp32, int8, others[: BATCHES[-1]])
     closed = []
     if loss is not None and loss > asked.max_loss:
         closed.append(f"int8 loses {loss:.2f} points of top-1; allowed are {asked.max_loss:g}")
@@ -194,7 +206,17 @@ def _measure(
                       f"expected {LEAST_KERNELS:.0%}: sums overflow here, choose --bits 7")  # fmt: skip
     if speed.ratio <= 1:
         closed.append(f"int8 does {speed.ratio:.2f} times fp32's images/s on this machine; expected more than 1")
-    return Outcome(agreement, kernels, loss, top1, speed, temperature, found, closed)
+    return Outcome(agreement, measured, kernels, loss, top1, speed, temperature, found, closed)
+
+
+def _to_measure(opened: ModelFile, source: Path, listed: listing.Listing) -> list[listing.Entry]:
+    """The validation set; without one, all pictures that training did not see."""
+    kept = [entry for entry, out in zip(listed.train, listed.kept_back(), strict=True) if out]
+    trained_on = opened.recipe.provenance.get("data_digest") == listed.digest
+    found = listed.validation or (kept if trained_on else listed.train)
+    if len(found) < LEAST_LABELLED:
+        raise listing.UnusableData(f"{source} gives {len(found)} pictures to measure on; expected {LEAST_LABELLED} at least")
+    return found
 
 
 def _same(ours: Any, theirs: Any) -> float:
@@ -227,7 +249,7 @@ def _record(digest: str, asked: Asked, outcome: Outcome, pictures: int) -> dict[
     """For the recipe: how it was made, and what was measured where."""
     return {
         "from": digest, "method": asked.method, "weight_bits": asked.bits, "calibration_pictures": pictures,
-        "agreement": outcome.agreement, "agreement_with_float_graph": outcome.kernels,
+        "agreement": outcome.agreement, "agreement_pictures": outcome.pictures, "agreement_with_float_graph": outcome.kernels,
         "points_lost": outcome.loss, "top1_fp32": outcome.top1 and outcome.top1[0],
         "speed": {**outcome.speed._asdict(), "machine": precision.processor()},
         "onnxruntime": onnxruntime.__version__, "onnx": importlib.metadata.version("onnx"),

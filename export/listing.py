@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,10 @@ class _Zip:
         return (name for name in self.zip.namelist() if not name.endswith("/"))
 
     def read(self, name: str) -> bytes:
-        return self.zip.read(name)
+        try:
+            return self.zip.read(name)
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:  # damaged, or encrypted
+            raise UnusableData(f"{name} in {self.zip.filename} can't be read: {error}") from error
 
     def size(self, name: str) -> int:
         return self.zip.getinfo(name).file_size
@@ -161,7 +165,7 @@ def _tiny_imagenet(read: Read, names: list[str]) -> _Layout | None:
         return [line.split("\t") for line in read(name).decode().splitlines() if line.strip()]
 
     wnids = [line[0].strip() for line in lines("wnids.txt")]
-    words = {line[0]: line[1].split(",")[0].strip() for line in lines("words.txt")}
+    words = {line[0]: line[1].split(",")[0].strip() for line in lines("words.txt") if len(line) > 1}
     labels = [Label(wnid, words.get(wnid, wnid)) for wnid in wnids]
     rows = {wnid: row for row, wnid in enumerate(wnids)}
     train = []
@@ -169,7 +173,11 @@ def _tiny_imagenet(read: Read, names: list[str]) -> _Layout | None:
         parts = name.split("/")
         if parts[0] == "train" and len(parts) == 4 and parts[1] in rows and _is_picture(name):
             train.append(Entry(name, rows[parts[1]]))
-    validation = [Entry(f"val/images/{line[0]}", rows[line[1]]) for line in lines("val/val_annotations.txt")]
+    annotated = lines("val/val_annotations.txt")
+    strange = [line for line in annotated if len(line) < 2 or line[1] not in rows]
+    if strange:
+        raise UnusableData(f"val_annotations.txt has the line {strange[0]!r}; expected a picture and one of {len(rows)} wnids")
+    validation = [Entry(f"val/images/{line[0]}", rows[line[1]]) for line in annotated]
     missing = [entry.name for entry in validation if entry.name not in known]
     if missing or not train:
         raise UnusableData(f"{len(train)} training pictures found, {len(missing)} validation pictures missing")

@@ -23,6 +23,7 @@ from service.recipe import Recipe
 
 Score = Callable[[verify.Pixels], verify.Scores]
 AT_ONCE = 256  # pictures decoded, then scored
+LEAST = np.float32(-1e4)  # logit; of a probability of 0 it would be minus infinity
 
 _TEMPERATURE, _SOFTMAX = f"{graph.ADDED}temperature", f"{graph.ADDED}softmax"
 
@@ -63,17 +64,25 @@ def logits(model: ModelProto) -> str:
 
 def set_temperature(model: ModelProto, temperature: float) -> None:
     """Let the graph divide its logits by another number; in place."""
-    name = f"{_TEMPERATURE}_value"
-    value = numpy_helper.from_array(np.asarray(temperature, np.float32), name)
+    value = numpy_helper.from_array(np.asarray(temperature, np.float32), f"{_TEMPERATURE}_value")
+    source, nodes = logits(model), list(model.graph.node)
+    divided = next((node for node in nodes if node.name == _TEMPERATURE), None)
+    if divided is None:
+        place, softmax = next((row, node) for row, node in enumerate(nodes) if node.name == _SOFTMAX)
+        softmax.input[0] = f"{graph.ADDED}tempered"
+        model.graph.node.insert(place, helper.make_node("Div", [source, value.name], [softmax.input[0]], _TEMPERATURE))
+    else:  # its constant may have been renamed, or be shared
+        divided.input[1] = value.name
     for tensor in model.graph.initializer:
-        if tensor.name == name:
+        if tensor.name == value.name:
             tensor.CopyFrom(value)
             return
-    source = logits(model)
-    place, softmax = next((row, node) for row, node in enumerate(model.graph.node) if node.name == _SOFTMAX)
-    softmax.input[0] = f"{graph.ADDED}tempered"
-    model.graph.node.insert(place, helper.make_node("Div", [source, name], [softmax.input[0]], _TEMPERATURE))
     model.graph.initializer.append(value)
+
+
+def comparable(model: ModelProto) -> str | None:
+    """The logits, where they can be compared; None where they are logarithms of probabilities, minus infinity among them."""
+    return None if any(node.name == f"{graph.ADDED}logarithm" for node in model.graph.node) else logits(model)
 
 
 def rows(model: ModelFile, listed: Listing) -> np.ndarray:
@@ -124,7 +133,7 @@ def score(scores: Sequence[Score], opened: ModelFile, listed: Listing, entries: 
         for part, ask in zip(parts, scores, strict=True):
             found = verify.in_batches(ask, pixels)
             assert found.logits is not None  # every published model has them
-            part.append(found.logits)
+            part.append(np.maximum(found.logits, LEAST))
     return [Scored(np.concatenate(part), truth) for part in parts]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, version_converter
 from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -30,6 +30,7 @@ from service.recipe import Recipe
 
 PICTURES = 512  # to take ranges from; more changed nothing
 AT_ONCE = 32
+LEAST_OPSET = 13
 PERCENTILE = 99.99  # of the values of a tensor; the rest saturates
 WEIGHTY = ("Conv", "Gemm", "MatMul")
 Method = Literal["percentile", "entropy", "minmax"]
@@ -72,27 +73,34 @@ def quantize(model: ModelProto, pixels: verify.Pixels, method: Method = "percent
         method: how a range is chosen from the values seen.
         bits: of the weights, 7 or 8.
     """
-    last = _last_layer(model)
-    with tempfile.TemporaryDirectory() as place:
-        bare, tidy, done = (Path(place, f"{name}.onnx") for name in ("bare", "tidy", "done"))
-        copy = ModelProto()
-        copy.CopyFrom(model)  # saving moves its weights out
-        onnx.save_model(copy, bare, save_as_external_data=True, all_tensors_to_one_file=True, location="bare.bin")
-        # Folds batch normalisation, and infers the shapes that the tools need.
-        normalised = any(node.op_type == "BatchNormalization" for node in model.graph.node)
-        quant_pre_process(bare, tidy, skip_optimization=not normalised, skip_symbolic_shape=True,
-                          save_as_external_data=True, all_tensors_to_one_file=True)  # fmt: skip
-        floats = [node.name for node in onnx.load(tidy, load_external_data=False).graph.node if node.name.startswith(graph.ADDED)]
-        step = min(AT_ONCE, len(pixels))
-        with redirect_stdout(io.StringIO()):  # the tools tell of their histograms
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    step = min(AT_ONCE, len(pixels))
+    try:
+        # Scales a channel need opset 13.
+        ready = version_converter.convert_version(model, LEAST_OPSET) if opset < LEAST_OPSET else model
+        with tempfile.TemporaryDirectory() as place, redirect_stdout(io.StringIO()):  # the tools tell of their histograms
+            bare, tidy, done = (Path(place, f"{name}.onnx") for name in ("bare", "tidy", "done"))
+            copy = ModelProto()
+            copy.CopyFrom(ready)  # saving moves its weights out
+            onnx.save_model(copy, bare, save_as_external_data=True, all_tensors_to_one_file=True, location="bare.bin")
+            # Folds batch normalisation, and infers the shapes that the tools need.
+            normalised = any(node.op_type == "BatchNormalization" for node in ready.graph.node)
+            quant_pre_process(bare, tidy, skip_optimization=not normalised, skip_symbolic_shape=True,
+                              save_as_external_data=True, all_tensors_to_one_file=True)  # fmt: skip
+            last, end = _last_layer(onnx.load(tidy, load_external_data=False))
             quantization.quantize_static(
                 tidy, done, _Reader(pixels[: len(pixels) // step * step], step),
                 quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=bits == 7,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=METHODS[method],
-                nodes_to_exclude=floats,
+                nodes_to_exclude=end,
                 extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": step, "WeightSymmetric": True},
             )  # fmt: skip
-        small = onnx.load(done)
+            small = onnx.load(done)
+    except graph.UnusableModel:
+        raise
+    except Exception as error:  # the tools have no exceptions of their own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise graph.UnusableModel(f"{model.graph.name or 'the graph'} in opset {opset} can't be quantised ({reason})") from error
     _float_end(small, last)
     graph.tidy(small)
     del small.graph.value_info[:]
@@ -119,42 +127,32 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         return None if part is None else {graph.INPUT: part}
 
 
-def _last_layer(model: ModelProto) -> str:
-    """Name of the tensor that the last layer with weights gives.
+def _last_layer(model: ModelProto) -> tuple[str, list[str]]:
+    """Name of the tensor that the last layer with weights gives, and of all nodes that stay in float.
 
     Raises:
         graph.UnusableModel: there is no such layer before the logits.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     name = published.logits(model)
+    end: list[str] = []
     while (node := makers.get(name)) is not None:
         if node.op_type in WEIGHTY:
-            return name
-        name = node.input[0]
+            return name, [*end, *(each.name for each in model.graph.node if each.name.startswith(graph.ADDED))]
+        end.append(node.name)
+        name = next((each for each in node.input if each in makers), "")
     raise graph.UnusableModel(f"no {', '.join(WEIGHTY)} leads to the logits; expected a network with one at its end")
 
 
 def _float_end(model: ModelProto, last: str) -> None:
-    """Take the quantisation away between the last layer's output and the logits; in place."""
-    nodes = list(model.graph.node)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in nodes:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    gone: list[str] = []
-    waiting = [last]
-    while waiting:
-        name = waiting.pop()
-        for node in readers.get(name, []):
-            if node.op_type == "QuantizeLinear":
-                (back,) = readers[node.output[0]]
-                for reader in readers.get(back.output[0], []):
-                    reader.input[:] = [name if each == back.output[0] else each for each in reader.input]
-                    waiting.append(name)
-                readers[name] = [each for each in readers[name] if each is not node] + readers.pop(back.output[0], [])
-                gone += [node.name, back.name]
-            else:
-                waiting += [each for each in node.output if not node.name.startswith(graph.ADDED)]
-    kept = [node for node in nodes if node.name not in gone]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    """Take the quantisation away behind the last layer; in place. What follows it was left in float already."""
+    readers = [node for node in model.graph.node if last in node.input]
+    for down in [node for node in readers if node.op_type == "QuantizeLinear"]:
+        ups = [node for node in model.graph.node if down.output[0] in node.input]
+        for up in ups:
+            for node in model.graph.node:
+                node.input[:] = [last if name == up.output[0] else name for name in node.input]
+            model.graph.node.remove(up)
+        model.graph.node.remove(down)
+    if not any(last in node.output and node.op_type in WEIGHTY for node in model.graph.node):
+        raise graph.UnusableModel(f"the tools renamed {last!r}, the last layer's output; it can't be kept in float")

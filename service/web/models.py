@@ -51,9 +51,8 @@ def _asked_for(name: str) -> Classifier:
         BadOption: the query says more than a version.
     """
     asked = uploads.options(uploads.Given(*pair) for pair in request.args.items(multi=True))
-    for option in ("top_k", "threshold", "model"):
-        if option in request.args:
-            raise BadOption(f'option "{option}" is not known here; expected version', option=option, known=["version"])
+    for option in request.args.keys() - {"version"}:
+        raise BadOption(f'option "{option}" is not known here; expected version', option=option, known=["version"])
     return here().catalog.find(name, asked.version)
 
 

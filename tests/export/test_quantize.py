@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import nn
 
-from export import architectures, calibrate, gate, published, quantize
+from export import architectures, calibrate, calibration, gate, published, quantize
 from export.__main__ import main
 from export.refusal import Refusal
 from service.answer import Options, check, say
@@ -75,6 +75,7 @@ def labelled(tmp_path_factory) -> Path:
 def few(monkeypatch):
     """The real limits ask for more pictures than a test should draw, and for a quiet machine."""
     monkeypatch.setattr(calibrate, "LEAST", 50)
+    monkeypatch.setattr(gate, "FEWEST", 4)
     monkeypatch.setattr(gate, "_speed", lambda *_: gate.Speed(100, 200, 2.0, 1.9, 2.1))
 
 
@@ -193,6 +194,50 @@ def test_overflowing_kernels_are_refused(model, labelled, monkeypatch):
     monkeypatch.setattr(gate, "LEAST_KERNELS", 1.01)
     with pytest.raises(gate.GateClosed, match="sums overflow here, choose --bits 7"):
         gate.run(model, gate.Asked(labelled), model.parent.parent / "eye-int8" / "1")
+
+
+def test_a_handful_of_pictures_is_refused(model, labelled, tmp_path, monkeypatch):
+    """One picture agrees with itself."""
+    monkeypatch.setattr(gate, "FEWEST", 1000)
+    with pytest.raises(Refusal, match="holds 225 pictures; expected 1000 at least to take ranges from"):
+        gate.run(model, gate.Asked(labelled), model.parent.parent / "eye-int8" / "1")
+    with pytest.raises(Refusal, match="--max-loss is nan; expected points of top-1, from 0 to 100"):
+        gate.run(model, gate.Asked(labelled, max_loss=float("nan")), model.parent.parent / "eye-int8" / "1")
+
+
+def test_a_relu_at_the_end_stays(tmp_path, labelled, model):
+    """The tools drop a ReLU behind a quantised layer; behind the last layer there is nothing that clips in its place."""
+    _, graph = published.read(model)
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    last = makers[published.logits(graph)]
+    name = last.output[0]
+    last.output[0] = "sums"
+    graph.graph.node.insert(list(graph.graph.node).index(last) + 1, onnx.helper.make_node("Relu", ["sums"], [name], "end"))
+    opened = ModelFile.open(model / "model.onnx")
+    pixels = quantize.sample(labelled, opened.recipe)
+    small = quantize.quantize(graph, pixels)
+    fp32, int8 = (published.scorer(each, tmp_path)(pixels).logits for each in (graph, small))
+    assert fp32.min() == 0
+    assert int8.min() == 0
+    assert np.abs(fp32 - int8).max() < 0.1 * fp32.max()
+
+
+def test_graphs_of_older_opsets_are_quantised_too(tmp_path, labelled, model):
+    """Scales a channel need opset 13; `annotate` takes 7 and later."""
+    opened, graph = published.read(model)
+    old = onnx.ModelProto()
+    old.CopyFrom(graph)
+    old.opset_import[0].version = 11  # its nodes mean the same there
+    pixels = quantize.sample(labelled, opened.recipe)
+    ask = published.scorer(quantize.quantize(old, pixels), tmp_path)
+    assert (ask(pixels).logits.argmax(1) == published.scorer(graph, tmp_path)(pixels).logits.argmax(1)).mean() > 0.97
+
+
+def test_a_precision_that_nothing_reaches_is_refused(model, labelled, monkeypatch):
+    """A model that never abstains, asked to be right always, would be a promise that isn't kept."""
+    monkeypatch.setattr(calibration, "abstain_below", lambda *_: None)
+    with pytest.raises(Refusal, match="no score of eye gives 99% right answers on the 75 pictures to fit on"):
+        calibrate.calibrate(model, labelled, model.parent / "2", 0.99)
 
 
 def test_int8_is_not_quantised_again(model, labelled):
