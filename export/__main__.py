@@ -121,9 +121,10 @@ def annotate(
 )  # fmt: skip
 def calibrate(model: Path, source: Path, output: Path, precision: float) -> None:
     """Fit a model's temperature and thresholds on labelled pictures, and measure how far to trust it."""
-    from export import calibrate as calibration
+    from export import calibrate as fitting
+    from export import calibration
 
-    click.echo(calibration.words(calibration.calibrate(model, source, output, precision)))
+    click.echo(calibration.words(fitting.calibrate(model, source, output, precision)))
 
 
 @main.command()

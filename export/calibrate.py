@@ -101,21 +101,3 @@ def _record(recipe: Recipe, listed: Listing) -> dict[str, Any]:
     """Whether the pictures to fit on are known to be those that training kept back."""
     trained_on = recipe.provenance.get("data_digest")
     return {"data_digest": listed.digest, "kept_back_in_training": None if trained_on is None else trained_on == listed.digest}
-
-
-def words(found: Calibration) -> str:
-    """A few lines for the reader of the command line."""
-    lines = [
-        f"fitted on {found.fitted_on:,} pictures, measured on {found.measured_on:,} others:",
-        f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}; "
-        f"calibration error {found.ece_before:.4f} before, {found.ece_after:.4f} after",
-    ]
-    if found.abstention:
-        rule = found.abstention
-        lines.append(
-            f"abstains below {rule.below:.3f}: {rule.precision:.2%} right (asked: {rule.asked:.0%}) "
-            f"on the {rule.coverage:.1%} that it answers"
-        )
-    for asked, covered, size in found.conformal.measured if found.conformal else ():
-        lines.append(f"prediction sets for {asked:.0%}: hold the true label {covered:.2%} of the time, {size:.1f} labels each")
-    return "\n".join(lines)

@@ -159,3 +159,21 @@ def _log_softmax(logits: Floats, temperature: float) -> Floats:
     scaled -= scaled.max(axis=1, keepdims=True)
     logarithms: Floats = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
     return logarithms
+
+
+def words(found: Calibration) -> str:
+    """A few lines for the reader of the command line."""
+    lines = [
+        f"fitted on {found.fitted_on:,} pictures, measured on {found.measured_on:,} others:",
+        f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}; "
+        f"calibration error {found.ece_before:.4f} before, {found.ece_after:.4f} after",
+    ]
+    if found.abstention:
+        rule = found.abstention
+        lines.append(
+            f"abstains below {rule.below:.3f}: {rule.precision:.2%} right (asked: {rule.asked:.0%}) "
+            f"on the {rule.coverage:.1%} that it answers"
+        )
+    for asked, covered, size in found.conformal.measured if found.conformal else ():
+        lines.append(f"prediction sets for {asked:.0%}: hold the true label {covered:.2%} of the time, {size:.1f} labels each")
+    return "\n".join(lines)

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from export import graph, layers
+from export import calibration, graph, layers
 from service import recipe as recipes
 from service.problems import StartError
 from service.recipe import Golden, Label, Layer, Recipe
@@ -122,6 +122,8 @@ def _words(file: Path, described: Described | None) -> Panel:
     facts.add_row("labels", Text(f"{len(described.labels)}: {words}, …"))
     facts.add_row("golden examples", str(len(described.golden)))
     facts.add_row("preprocessing", Text(recipe.in_words()))
+    if recipe.calibration:
+        facts.add_row("calibration", Text(calibration.words(recipe.calibration)))
     for key, value in recipe.provenance.items():
         if isinstance(value, str | int | float):
             facts.add_row(key.replace("_", " "), Text(str(value)))

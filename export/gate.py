@@ -97,7 +97,7 @@ class Outcome(NamedTuple):
         if self.top1:
             lines.append(f"top-1 {self.top1[0]:.2%} → {self.top1[1]:.2%}: {self.loss:+.2f} points lost")
         if self.calibration:
-            lines.append(calibrate.words(self.calibration))
+            lines.append(calibration.words(self.calibration))
         return "\n".join([*lines, *(f"gate: {reason}" for reason in self.closed)])
 
 

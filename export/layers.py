@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
@@ -56,6 +57,8 @@ SILENT = {
     "Equal",
     "Where",
 }
+QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
+DEQUANTISED = "_DequantizeLinear_Output"  # what ONNX Runtime's tools put behind a weight's name
 FRONT_NAME = "input"
 
 
@@ -73,16 +76,20 @@ def table(model: ModelProto) -> list[Layer]:
         for value in (*shaped.graph.input, *shaped.graph.value_info, *shaped.graph.output)
     }
     weights = {tensor.name: list(tensor.dims) for tensor in shaped.graph.initializer if tensor.data_type in FLOATS}
-    stored = {tensor.name for tensor in shaped.graph.initializer}
+    stored = {tensor.name: list(tensor.dims) for tensor in shaped.graph.initializer}
+    for node in shaped.graph.node:  # what was learned may be kept in int8
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            weights[node.output[0]] = stored[node.input[0]]
     rows: list[Layer] = []
-    front = [node for node in shaped.graph.node if node.name.startswith(graph.ADDED) and _before_network(node, shaped)]
+    layers = [node for node in shaped.graph.node if node.op_type not in QUANTISATION]
+    front = list(takewhile(lambda node: node.name.startswith(graph.ADDED), layers))
     if front:
         shape = shapes.get(front[-1].output[0], [])
         if len(shape) == 4 and not any(node.op_type == "Transpose" for node in front):
             shape = [shape[0], shape[3], shape[1], shape[2]]  # the network takes channels last
         rows.append(_layer(FRONT_NAME, "normalisation", shape))
     for node in shaped.graph.node:
-        if node in front or node.op_type in SILENT or all(name in stored for name in node.input):
+        if node in front or node.op_type in {*SILENT, *QUANTISATION} or all(name in stored for name in node.input):
             continue
         rows.append(_row(node, shapes, weights))
     return rows
@@ -117,7 +124,7 @@ def _row(node: NodeProto, shapes: dict[str, list[int]], weights: dict[str, list[
         stride = tuple(attributes.get("strides") or (1, 1))
         geometry = {"filter": tuple(kernel), "stride": stride, "padding": _padding(attributes, kernel, stride, before)}
     return _layer(
-        _name(node, weights),
+        _name(node),
         TYPES.get(node.op_type, node.op_type.lower()) + groups,
         after,
         **geometry,
@@ -161,18 +168,12 @@ def _dims(shape: list[int]) -> tuple[int, ...]:
     return (*inner[1:], inner[0]) if len(inner) == 3 else tuple(inner)
 
 
-def _name(node: NodeProto, weights: dict[str, list[int]]) -> str:
+def _name(node: NodeProto) -> str:
     """`features.0` from `features.0.weight` or from `/features/features.0/Conv`, the node's own name otherwise."""
     name_of_node: str = node.name
     if name_of_node.startswith(graph.ADDED):
         return name_of_node.removeprefix(graph.ADDED)
-    named = next(
-        (name.removesuffix(".weight") for name in node.input if name in weights and name.endswith(".weight")), ""
-    )
+    inputs = [name.removesuffix(DEQUANTISED) for name in node.input]
+    named = next((name.removesuffix(".weight") for name in inputs if name.endswith(".weight")), "")
     parts = name_of_node.strip("/").split("/")
     return named or (parts[-2] if len(parts) > 1 else parts[0].lower()) or str(node.output[0])
-
-
-def _before_network(node: NodeProto, model: ModelProto) -> bool:
-    first = next((index for index, other in enumerate(model.graph.node) if not other.name.startswith(graph.ADDED)), 0)
-    return list(model.graph.node).index(node) < first
