@@ -8,6 +8,7 @@ import io
 import warnings
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,7 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
     example = torch.zeros(1, 3, height, width)
     stream = io.BytesIO()
     try:
+        _settle_pooling(folded, example)
         answer = folded(example)
         if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
             found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
@@ -122,6 +124,39 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
     model = onnx.load_from_string(stream.getvalue())
     model.graph.name = design.name
     return model
+
+
+def _settle_pooling(network: nn.Module, example: torch.Tensor) -> None:
+    """Adaptive pooling becomes plain pooling with the windows that it has for pictures of this size; in place.
+
+    ONNX knows none that adapts: left alone, 5 × 5 → 4 × 4 could not be exported. Windows that differ in size stay as they are.
+    """
+    adaptive = {name: module for name, module in network.named_modules() if isinstance(module, nn.AdaptiveAvgPool2d)}
+    sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in adaptive}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, name=name: sizes[name].append(tuple(given[0].shape[2:])))
+        for name, module in adaptive.items()
+    ]
+    network(example)
+    for hook in hooks:
+        hook.remove()
+    for name, module in adaptive.items():
+        asked = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
+        if len(set(sizes[name])) != 1 or None in asked or asked == (1, 1):
+            continue
+        windows = [_window(side, int(out or 0)) for side, out in zip(sizes[name][0], asked, strict=True)]
+        if None not in windows:
+            kernel, stride = zip(*(window for window in windows if window), strict=True)
+            network.set_submodule(name, nn.AvgPool2d(kernel, stride))
+
+
+def _window(side: int, out: int) -> tuple[int, int] | None:
+    """Length and stride of the windows that adaptive pooling has, where all are alike; see torch.nn.AdaptiveAvgPool2d."""
+    starts = [place * side // out for place in range(out)]
+    ends = [-(-(place + 1) * side // out) for place in range(out)]
+    lengths = {end - start for start, end in zip(starts, ends, strict=True)}
+    strides = {after - before for before, after in pairwise(starts)} or {1}
+    return (lengths.pop(), strides.pop()) if len(lengths) == len(strides) == 1 else None
 
 
 def fold(network: nn.Module) -> nn.Module:
