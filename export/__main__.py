@@ -112,6 +112,21 @@ def annotate(
 
 
 @main.command()
+@click.argument("files", nargs=2, type=PATH, metavar="FIRST SECOND")
+@click.option("--architecture", default="alexnet64", show_default=True)
+@click.option("--share", default=0.5, show_default=True, help="Of the second one, 0 to 1.")
+@click.option("--data", "source", type=PATH, required=True, help="What they were trained on, for the normalisation.")
+@click.option("--size", "side", default=64, show_default=True, help="Pixels at which its statistics are taken.")
+@click.option("--output", type=PATH, required=True, help="State dict to write: weights.pth.")
+def average(files: tuple[Path, Path], output: Path, **chosen: Any) -> None:
+    """Average the weights of two trainings of one network, the second begun where the first ended."""
+    from export import average as averaging
+
+    averaging.run(files=files, output=output, **chosen)
+    click.echo(f"{output} written")
+
+
+@main.command()
 @click.argument("model", type=PATH)
 @click.option("--data", "source", type=PATH, required=True, help="Labelled pictures: Tiny ImageNet, or one folder a class.")
 @click.option("--output", type=PATH, required=True, help="models/NAME/VERSION; must not exist yet.")

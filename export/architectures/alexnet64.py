@@ -58,7 +58,7 @@ class AlexNet64(nn.Module):
             *_convolution(320, 384, kernel=3),
             _pool(),  # 8 → 4
         )
-        # Does nothing at 64 × 64; lets smaller pictures through while training begins with them.
+        # Does nothing at 64 × 64; lets smaller pictures through while training begins with them, and larger ones later.
         self.avgpool = nn.AdaptiveAvgPool2d((4, 4))
         self.classifier = nn.Sequential(
             nn.Dropout(0.1),
