@@ -126,7 +126,7 @@ def settings() -> None:
 def _line(photo: Path, answer: Answer) -> str:
     import msgspec
 
-    return msgspec.json.encode({"file": str(photo), **msgspec.structs.asdict(answer)}).decode()
+    return msgspec.json.encode({"file": str(photo), **msgspec.to_builtins(answer)}).decode()
 
 
 def _table(photo: Path, answer: Answer) -> str:
