@@ -77,7 +77,7 @@ def annotate(
         "exported_by": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
     }
     described = package.recipe(
-        replace(wishes, provenance=provenance, resize_mode=wishes.resize_mode or "short_side"),
+        replace(wishes, provenance=provenance),
         file.stem if model.graph.name in NAMELESS else model.graph.name,
         front,
         wishes.resize or round(max(height, width) * USUAL_MARGIN),

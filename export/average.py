@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from export import listing, published
 from export.architectures import find
-from export.convert import neighbours
+from export.folding import NORMALISATION, normalised
 from export.initial import begin_with
 from export.refusal import Refusal
 from service.recipe import Input, Preprocessing, Recipe
 
 PICTURES = 2000
 BATCH = 250
-NORMALISATION = (nn.BatchNorm2d, nn.BatchNorm1d)
 
 
 def run(architecture: str, files: tuple[Path, Path], share: float, source: Path, side: int, output: Path) -> None:
@@ -61,13 +60,9 @@ def run(architecture: str, files: tuple[Path, Path], share: float, source: Path,
 @torch.no_grad()
 def average(first: nn.Module, second: nn.Module, share: float) -> None:
     """Move the weights of `first` towards those of `second`, by `share` of the way; in place."""
-    for before, after in neighbours(first):
-        norm = first.get_submodule(after)
-        if isinstance(norm, NORMALISATION):
-            mine, theirs = (network.get_submodule(before).weight for network in (first, second))
-            assert isinstance(mine, Tensor)
-            assert isinstance(theirs, Tensor)
-            mine.mul_(theirs.norm() / mine.norm())
+    for layer, _ in normalised(first):
+        mine, theirs = (network.get_parameter(f"{layer}.weight") for network in (first, second))
+        mine.mul_(theirs.norm() / mine.norm())
     other = second.state_dict()
     for name, value in first.state_dict().items():
         if value.is_floating_point():

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import io
 import warnings
-from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from onnx import ModelProto
-from torch import fx, nn
-from torch.nn.utils import fusion
+from torch import nn
 
-from export import folder, graph, labels, package, verify, weights
+from export import folder, folding, graph, labels, package, verify, weights
 from export.architectures import Architecture, find
 from export.refusal import Refusal
 
@@ -91,11 +87,11 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
     Raises:
         Unconvertible: the network doesn't take pictures of that size, or answers with something else.
     """
-    folded = fold(network)
+    folded = folding.fold(network)
     example = torch.zeros(1, 3, height, width)
     stream = io.BytesIO()
     try:
-        _settle_pooling(folded, example)
+        folding.settle_pooling(folded, example)
         answer = folded(example)
         if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
             found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
@@ -124,83 +120,6 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
     model = onnx.load_from_string(stream.getvalue())
     model.graph.name = design.name
     return model
-
-
-def _settle_pooling(network: nn.Module, example: torch.Tensor) -> None:
-    """Adaptive pooling becomes plain pooling with the windows that it has for pictures of this size; in place.
-
-    ONNX knows none that adapts: left alone, 5 × 5 → 4 × 4 could not be exported. Windows that differ in size stay as they are.
-    """
-    adaptive = {name: module for name, module in network.named_modules() if isinstance(module, nn.AdaptiveAvgPool2d)}
-    sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in adaptive}
-    hooks = [
-        module.register_forward_pre_hook(lambda _, given, name=name: sizes[name].append(tuple(given[0].shape[2:])))
-        for name, module in adaptive.items()
-    ]
-    network(example)
-    for hook in hooks:
-        hook.remove()
-    for name, module in adaptive.items():
-        asked = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
-        if len(set(sizes[name])) != 1 or None in asked or asked == (1, 1):
-            continue
-        windows = [_window(side, int(out or 0)) for side, out in zip(sizes[name][0], asked, strict=True)]
-        if None not in windows:
-            kernel, stride = zip(*(window for window in windows if window), strict=True)
-            network.set_submodule(name, nn.AvgPool2d(kernel, stride))
-
-
-def _window(side: int, out: int) -> tuple[int, int] | None:
-    """Length and stride of the windows that adaptive pooling has, where all are alike; see torch.nn.AdaptiveAvgPool2d."""
-    starts = [place * side // out for place in range(out)]
-    ends = [-(-(place + 1) * side // out) for place in range(out)]
-    lengths = {end - start for start, end in zip(starts, ends, strict=True)}
-    strides = {after - before for before, after in pairwise(starts)} or {1}
-    return (lengths.pop(), strides.pop()) if len(lengths) == len(strides) == 1 else None
-
-
-def fold(network: nn.Module) -> nn.Module:
-    """A copy with batch normalisation folded into the layer before it, in double precision; layers keep their names."""
-    folded = copy.deepcopy(network).double().eval()
-    for before, after in neighbours(folded):
-        first, second = folded.get_submodule(before), folded.get_submodule(after)
-        # A layer that makes its weight out of something else, or has a forward of its own, may use it in another way.
-        if type(first).forward not in (nn.Conv2d.forward, nn.Linear.forward) or "weight" not in first._parameters:
-            continue
-        fused: nn.Module
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d) and second.track_running_stats:
-            fused = fusion.fuse_conv_bn_eval(first, second)
-        elif isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d) and second.track_running_stats:
-            fused = fusion.fuse_linear_bn_eval(first, second)
-        else:
-            continue
-        folded.set_submodule(before, fused)
-        folded.set_submodule(after, nn.Identity())
-    return folded.float().eval()
-
-
-def neighbours(network: nn.Module) -> list[tuple[str, str]]:
-    """Names of layers of which the second, and nothing else, takes what the first gives; each is called once."""
-    try:
-        nodes = list(_Layers().trace(network).nodes)
-    except Exception:  # what can't be traced stays as it is: right, and only a little slower
-        return []
-    calls = Counter(node.target for node in nodes if node.op == "call_module")
-    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
-    return [
-        (str(source.target), str(node.target))
-        for node in nodes
-        if node.op == "call_module" and calls[node.target] == 1 and len(node.all_input_nodes) == 1
-        for source in node.all_input_nodes
-        if source.op == "call_module" and calls[source.target] == 1 and len(source.users) == 1 and source.target not in read
-    ]
-
-
-class _Layers(fx.Tracer):
-    """Looks into whatever is made of layers, and not into layers."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
 
 
 @torch.inference_mode()

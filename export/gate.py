@@ -23,7 +23,7 @@ from service.recipe import Calibration
 
 MAX_LOSS = 0.5  # points of top-1
 LEAST_AGREEMENT = 0.98  # share of pictures with the same best class, where nobody knows the right one
-LEAST_KERNELS = 0.99  # the same, between int8 kernels and the same graph in float: less means that sums overflow
+LEAST_KERNELS = 0.99  # the same, between int8 kernels and the same graph in float: with 8 bits, less means that sums overflow
 SOME = 256  # pictures for these two, others than the ranges come from where there are enough
 FEWEST = 32  # pictures to take ranges from
 LEAST_LABELLED = 100  # pictures to measure a loss on
@@ -202,8 +202,9 @@ def _measure(
         closed.append(f"int8 gives fp32's best class on {agreement:.2%} of {len(some)} pictures; "
                       f"expected {LEAST_AGREEMENT:.0%}, for want of labelled ones")  # fmt: skip
     if kernels < LEAST_KERNELS:
+        why = "sums overflow here, choose --bits 7" if asked.bits == 8 else "their roundings add up"
         closed.append(f"int8 kernels give the best class of the same graph in float on {kernels:.2%} of {len(some)} pictures; "
-                      f"expected {LEAST_KERNELS:.0%}: sums overflow here, choose --bits 7")  # fmt: skip
+                      f"expected {LEAST_KERNELS:.0%}: {why}")  # fmt: skip
     if speed.ratio <= 1:
         closed.append(f"int8 does {speed.ratio:.2f} times fp32's images/s on this machine; expected more than 1")
     return Outcome(agreement, measured, kernels, loss, top1, speed, temperature, found, closed)

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from export import weights
-from export.convert import fold, neighbours
+from export.folding import fold, normalised
 from export.refusal import Refusal
 
 
@@ -51,12 +51,10 @@ def _unfold(network: nn.Module, folded: nn.Module, pixels: Tensor) -> None:
         if name in stored and stored[name].shape == value.shape:
             value.copy_(stored[name])
     hooks = []
-    for before, after in neighbours(network):
-        whole, following = folded.get_submodule(before), network.get_submodule(after)
-        taken = isinstance(folded.get_submodule(after), nn.Identity)
-        if taken and isinstance(following, nn.BatchNorm2d | nn.BatchNorm1d):
-            assert isinstance(whole.bias, Tensor)
-            hooks.append(following.register_forward_hook(_settle(whole.bias)))
+    for before, after in normalised(network):
+        whole = folded.get_submodule(before)
+        assert isinstance(whole.bias, Tensor)
+        hooks.append(network.get_submodule(after).register_forward_hook(_settle(whole.bias)))
     network(pixels)
     for hook in hooks:
         hook.remove()

@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from export import calibration, data, precision, report
 from export.architectures import Architecture, find
 from export.augment import random_resized_crop
+from export.folding import normalised
 from export.initial import begin_with
 from export.muon import Muon
 from export.refusal import Refusal
@@ -97,7 +97,8 @@ def run(
     architecture = find(hyper.architecture)
     output.mkdir(parents=True, exist_ok=True)
     pictures = data.load(source, cache, architecture.side)
-    trainer = _Trainer(hyper, architecture, pictures, output, initial)
+    resumed = (output / "checkpoint.pt").exists()  # its weights take the place of the initial ones
+    trainer = _Trainer(hyper, architecture, pictures, output, None if resumed else initial)
     _write(output / "labels.json", json.dumps([label._asdict() for label in pictures.listed.labels], indent=0).encode())
     trainer.resume()
     with report.progress() as progress:
@@ -267,14 +268,7 @@ class _Trainer:
 
 def _optimizers(network: nn.Module, hyper: Hyperparameters) -> tuple[Muon, torch.optim.SGD]:
     """Muon for weights whose scale the normalisation behind them takes away, SGD for the others."""
-    inner = []
-    for module in network.modules():
-        layers = list(module) if isinstance(module, nn.Sequential) else []
-        inner += [
-            layer.weight
-            for layer, following in pairwise(layers)
-            if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(following, nn.BatchNorm2d | nn.BatchNorm1d)
-        ]
+    inner = [network.get_parameter(f"{layer}.weight") for layer, _ in normalised(network)]
     known = {id(weight) for weight in inner}
     outer = [parameter for parameter in network.parameters() if id(parameter) not in known]
     groups: list[dict[str, Any]] = [

@@ -120,6 +120,18 @@ def test_the_first_curl_prints_the_answer_that_is_shown(default_service, photo):
     assert list(found) == list(shown)
 
 
+def test_the_default_model_gives_prediction_sets_and_says_when_it_abstains(default_service, photo):
+    """It is calibrated, as its page says; the set of a higher coverage holds that of a lower one."""
+    sets = {}
+    for coverage in ("0.6", "0.9"):
+        answer = default_service.ask(f"/classify?coverage={coverage}", photo.read_bytes()).json
+        sets[coverage] = {each["index"] for each in answer["prediction_set"]}
+        assert answer["abstained"] in (True, False)
+    assert sets["0.6"] <= sets["0.9"]
+    assert sets["0.9"]
+    assert default_service.ask("/classify?coverage=0.2", photo.read_bytes()).status == 400
+
+
 def test_every_address_in_the_readme_answers(default_service):
     """The table of resources is read before /docs is."""
     name = default_service.ask("/models").json["default"]

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from export import architectures, convert, drawings, fetch, verify, wheel
+from export import architectures, convert, drawings, fetch, folding, verify, wheel
 from service import images
 from service.engine import Engine
 from service.modelfile import ModelFile
@@ -136,7 +136,7 @@ def test_normalisation_is_folded_where_the_calls_allow_it():
     for norm in (network.bn1, network.bn2):
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
-    folded = convert.fold(network)
+    folded = folding.fold(network)
     assert [type(layer) for layer in (folded.bn1, folded.bn2)] == [nn.BatchNorm2d, nn.Identity]
     pixels = torch.randn(2, 3, 9, 9)
     assert torch.allclose(network(pixels), folded(pixels), atol=1e-5)

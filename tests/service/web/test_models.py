@@ -43,6 +43,7 @@ def test_labels_come_in_the_order_of_the_output(client: FlaskClient):
     pytest.param("/models/quadrants?version=2", 404, "unknown-model", id="version"),
     pytest.param("/models/quadrants?version=latest", 400, "bad-option", id="version in words"),
     pytest.param("/models/quadrants?top_k=2", 400, "bad-option", id="an option of elsewhere"),
+    pytest.param("/models/quadrants?coverage=0.9", 400, "bad-option", id="another one"),
     pytest.param("/models/quadrants/labels?wersion=1", 400, "bad-option", id="misspelt"),
 ])
 def test_what_is_not_there_is_refused(client: FlaskClient, path: str, status: int, code: str):
