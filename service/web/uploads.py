@@ -67,10 +67,12 @@ def read(request: Request, settings: Settings) -> Upload:
         if not content:
             raise EmptyBody("body is empty; expected the bytes of a picture")
         return Upload([content], options(given), False)
+    options(given)  # what is wrong in the query needs no body to be unpacked
     pictures, more, several = READERS[kind](content, request, settings)
+    chosen = options([*given, *more])
     if len(pictures) > settings.max_pictures:
         raise _too_many(len(pictures), settings)
-    return Upload(pictures, options([*given, *more]), several)
+    return Upload(pictures, chosen, several)
 
 
 def options(given: Iterable[Given]) -> Options:

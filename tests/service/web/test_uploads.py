@@ -169,6 +169,13 @@ def test_pictures_in_one_call_are_limited(client: FlaskClient, picture: bytes, w
     assert (reply.status_code, reply.json["code"], reply.json["count"], reply.json["limit"]) == (413, "too-many-pictures", 5, 4)
 
 
+@pytest.mark.parametrize("wrong", ["?coverage=much", "?top_k=0", "?colour=red"])
+def test_a_wrong_option_is_told_before_too_many_pictures(client: FlaskClient, wrong: str):
+    """Otherwise whoever sends fewer pictures learns only then that the option was wrong."""
+    reply = client.post(f"/classify{wrong}", json={"inputs": ["aGk="] * 5})
+    assert (reply.status_code, reply.json["code"]) == (400, "bad-option")
+
+
 def test_a_form_of_endless_parts_is_refused(client: FlaskClient):
     """Parsing stops long before each part has become an object."""
     part = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
