@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from export.options import PATH, Commands, recipe_options
+from export.options import PATH, Commands, command_line, recipe_options
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,7 +30,8 @@ def main() -> None:
 )  # fmt: skip
 @click.option("--schedule", default="32x5,48x5,64x4", show_default=True, help="PIXELSxEPOCHS, in order.")
 @click.option("--batch", default=256, show_default=True, type=click.IntRange(2))
-@click.option("--rate", default=0.1, show_default=True, help="Highest learning rate, relative to the filters' length.")
+@click.option("--rate", default=0.1, show_default=True,
+              help="Highest learning rate, relative to the filters' length; with --initial a fifth of it or less.")  # fmt: skip
 @click.option("--initial", type=PATH, help="Weights or a model.onnx of the same network to begin with.  [default: chance]")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--cache", type=PATH, help="Folder for the decoded pictures.  [default: OUTPUT/cache]")
@@ -45,8 +44,7 @@ def train(
 
     began = weights.digest(initial) if initial else ""
     hyper = training.Hyperparameters(schedule=training.parse_schedule(schedule), initial=began, **chosen)
-    command = shlex.join(["python", "-m", "export", *sys.argv[1:]])
-    training.run(source, output, hyper, cache or output / "cache", command, initial)
+    training.run(source, output, hyper, cache or output / "cache", command_line(), initial)
 
 
 @main.command()

@@ -152,8 +152,14 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     return gathered
 
 
+def command_line() -> str:
+    """What was typed, for the record; of absolute paths the last part alone: whose home it was is nobody's business."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", "export", *words])
+
+
 def _provenance(file: Path | None) -> dict[str, Any]:
-    command = {"export_command": shlex.join(["python", "-m", "export", *sys.argv[1:]])}
+    command = {"export_command": command_line()}
     if file is None:
         return command
     try:

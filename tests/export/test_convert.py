@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,10 +15,12 @@ from click.testing import CliRunner
 
 from export import convert, graph, package, verify
 from export.__main__ import main
+from export.options import command_line
 from service import images
 from service.engine import Engine
 from service.modelfile import ModelFile
 
+MODELS = Path(__file__).parents[2] / "models"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
@@ -196,3 +201,16 @@ def test_softmax_survives_large_logits():
     """exp(1000) is infinite; the reference must not be."""
     found = verify.softmax(np.asarray([[1000, 0, -1000]], np.float32), 1)
     assert found.tolist() == [[1, 0, 0]]
+
+
+def test_the_record_does_not_say_where_somebody_lives(monkeypatch):
+    """A model is handed on; the paths of the machine that made it mean nothing elsewhere."""
+    monkeypatch.setattr(sys, "argv", ["x", "convert", "--weights", "/home/ada/net.pth", "--output", "models/net/1"])
+    assert command_line() == "python -m export convert --weights net.pth --output models/net/1"
+
+
+@pytest.mark.parametrize("file", sorted(MODELS.glob("*/*/model.onnx")), ids=lambda file: file.parent.parent.name)
+def test_published_models_hold_no_paths_of_a_machine(file):
+    """Nor do ours."""
+    recipe = ModelFile.open(file).recipe.dump()
+    assert not re.search(r"[\s\"'](?:/[A-Za-z0-9_.-]+){2,}", recipe)
