@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 
 from export import calibration, data, precision, report
 from export.architectures import Architecture, find
-from export.augment import random_resized_crop
+from export.augment import compressed, cutmix, random_resized_crop
 from export.folding import normalised
 from export.initial import begin_with
 from export.muon import Muon
 from export.refusal import Refusal
+from service.planning import usable_cpus
 
 SMALLEST = 16  # px: less is nothing after four halvings
 
@@ -33,9 +35,11 @@ class Hyperparameters:
 
     Attributes:
         schedule: (pixels, epochs) in order, as `32x5,48x5,64x2.5`.
-        rate: highest learning rate; reached after `warm_up` (share of all steps), then linear down to 0. Muon's for
-            weights that normalisation follows, `other_rate` that of SGD for all others.
+        rate: highest learning rate; reached after `warm_up` (share of all steps), then linear down to 0; Muon's for
+            weights that normalisation follows, that of SGD for all others.
         area: least share of the picture that a random crop covers.
+        compressed: share of the pictures that go through JPEG first.
+        mixed: share of the batches that CutMix mixes.
         initial: SHA-256 of the file that training began with; empty for chance.
         average: decay of the moving average of the weights, a step.
     """
@@ -44,9 +48,10 @@ class Hyperparameters:
     schedule: tuple[tuple[int, float], ...]
     batch: int = 256
     rate: float = 0.1
-    other_rate: float = 0.1
     warm_up: float = 0.15
     area: float = 0.4
+    compressed: float = 0.3
+    mixed: float = 0.5
     initial: str = ""
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -135,6 +140,7 @@ class _Trainer:
         self.averaged = copy.deepcopy(self.network).eval()
         self.optimizers = _optimizers(self.network, hyper)
         self.bf16 = precision.bfloat16_pays(self.network, architecture.side, self.device)
+        self.pool = ThreadPoolExecutor(usable_cpus())
         self.done = 0
         self.rows: list[dict[str, float]] = []
 
@@ -183,9 +189,13 @@ class _Trainer:
             self._set_rate(before + step)
             chosen = np.sort(order[step * self.hyper.batch : (step + 1) * self.hyper.batch])
             labels = torch.from_numpy(self.pictures.train.labels[chosen]).to(self.device)
-            pixels = random_resized_crop(self._input(self.pictures.train.pixels[chosen]), size, generator, (self.hyper.area, 1.0))
+            seen = compressed(self.pictures.train.pixels[chosen], self.hyper.compressed, generator, self.pool)
+            pixels = random_resized_crop(self._input(seen), size, generator, (self.hyper.area, 1.0))
+            others, share = labels, 0.0
+            if torch.rand(1, generator=generator).item() < self.hyper.mixed:
+                pixels, others, share = cutmix(pixels, labels, generator)
             logits = self._forward(self.network, pixels)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.hyper.smoothing)
+            loss = (1 - share) * self._loss(logits, labels) + share * self._loss(logits, others)
             self.network.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in self.optimizers:
@@ -193,14 +203,14 @@ class _Trainer:
             self._average(before + step)
             losses += loss.item()
             hits += int((logits.argmax(1) == labels).sum())
-            seen = (step + 1) * self.hyper.batch
-            progress.step(task, seen, losses / (step + 1), hits / seen)
+            count = (step + 1) * self.hyper.batch
+            progress.step(task, count, losses / (step + 1), hits / count)
         seconds = time.monotonic() - started
         kept = calibration.Scored(*self.logits(self.pictures.train, self.kept))
         row = {
-            "epoch": epoch + 1, "pixels": size, "loss": round(losses / steps, 4), "train_top1": round(hits / seen, 4),
+            "epoch": epoch + 1, "pixels": size, "loss": round(losses / steps, 4), "train_top1": round(hits / count, 4),
             "kept_back_top1": round(calibration.top_k(*kept, 1), 4), "kept_back_top5": round(calibration.top_k(*kept, 5), 4),
-            "images_per_s": round(seen / seconds, 1), "seconds": round(seconds, 1),
+            "images_per_s": round(count / seconds, 1), "seconds": round(seconds, 1),
         }
         self.rows.append(row)
         self.done = epoch + 1
@@ -208,13 +218,16 @@ class _Trainer:
         report.write(self.rows, self.output)
         progress.say(row)
 
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.hyper.smoothing)
+
     def _set_rate(self, step: int) -> None:
         total = sum(self.lengths)
         rise = max(1, round(self.hyper.warm_up * total))
         share = (step + 1) / rise if step < rise else (total - step) / (total - rise)
-        for optimizer, highest in zip(self.optimizers, (self.hyper.rate, self.hyper.other_rate), strict=True):
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = highest * share
+                group["lr"] = self.hyper.rate * share
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -275,7 +288,7 @@ def _optimizers(network: nn.Module, hyper: Hyperparameters) -> tuple[Muon, torch
         {"params": [p for p in outer if p.ndim > 1], "weight_decay": hyper.weight_decay},
         {"params": [p for p in outer if p.ndim <= 1]},  # biases and normalisation
     ]
-    others = torch.optim.SGD(groups, lr=hyper.other_rate, momentum=hyper.momentum, nesterov=True)
+    others = torch.optim.SGD(groups, lr=hyper.rate, momentum=hyper.momentum, nesterov=True)
     return Muon(inner or [torch.zeros(1, 1)], hyper.rate, hyper.momentum), others
 
 
