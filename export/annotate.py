@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from export import folder, graph, labels, package, verify, weights
+from export.front import Front
 from export.graph import UnusableModel
 from service.recipe import Recipe
 
@@ -68,7 +69,7 @@ def annotate(
     _choose_output(model, bare.head)
     _fold_shapes(model)
     channels_last, height, width = _input(model, bare, wishes.size)
-    front = graph.Front(height, width, wishes.mean, wishes.std, channels_last, bare.bgr)
+    front = Front(height, width, wishes.mean, wishes.std, channels_last, bare.bgr)
     half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     temperature = package.temperature(wishes)
     provenance = {
@@ -179,7 +180,7 @@ def _input(model: ModelProto, bare: Bare, size: tuple[int, int] | None) -> tuple
 
 
 def _original(
-    model: ModelProto, file: Path, front: graph.Front
+    model: ModelProto, file: Path, front: Front
 ) -> tuple[Callable[[verify.Pixels], verify.Array], bool]:
     """A function that asks the bare graph, a fixed batch at a time, and whether it is sure to answer with logits.
 

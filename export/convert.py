@@ -16,6 +16,7 @@ from torch import nn
 
 from export import folder, folding, graph, labels, package, verify, weights
 from export.architectures import Architecture, find
+from export.front import Front
 from export.refusal import Refusal
 
 OPSET = 17
@@ -53,7 +54,7 @@ def convert(
     # Another size of input keeps the share of the picture that the crop leaves.
     resize = round(max(height, width) * design.resize / design.side)
     blue_first = design.bgr if bgr is None else bgr
-    front = graph.Front(height, width, wishes.mean or design.mean, wishes.std or design.std, bgr=blue_first)
+    front = Front(height, width, wishes.mean or design.mean, wishes.std or design.std, bgr=blue_first)
     temperature = package.temperature(wishes)
     provenance = {
         **wishes.provenance,
@@ -123,7 +124,7 @@ def to_onnx(network: nn.Module, design: Architecture, height: int, width: int) -
 
 
 @torch.inference_mode()
-def _normalise(pixels: verify.Pixels, front: graph.Front) -> torch.Tensor:
+def _normalise(pixels: verify.Pixels, front: Front) -> torch.Tensor:
     """(N, height, width, 3) uint8 → (N, 3, height, width) float32, as torchvision's ToTensor and Normalize do it."""
     planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (front.mean, front.std))

@@ -8,8 +8,7 @@ that were added are named `quadrant/…`. Knows nothing of torch, nor of what th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from export.front import ADDED as ADDED
+from export.front import INPUT as INPUT
+from export.front import Front, nodes
 from export.refusal import Refusal
 
-INPUT, OUTPUT = "pixels", "probabilities"
-ADDED = "quadrant/"
+OUTPUT = "probabilities"
 EXTERNAL_FROM = 100_000_000  # bytes of weights; protobuf ends at 2 GiB, and a mapped file is shared by all workers
 EXTERNAL_FILE = "weights.bin"
 SMALL = 1024  # bytes; such tensors stay in the graph, so that shapes can be inferred without the weights
@@ -32,25 +33,6 @@ class UnusableModel(Refusal):
     """The file is no ONNX classifier that can be wrapped; one line says why."""
 
 
-@dataclass(frozen=True)
-class Front:
-    """How pixels become the network's own input.
-
-    Attributes:
-        height, width: of the input in pixels.
-        mean, std: of red, green and blue on the 0-1 scale: (value / 255 - mean) / std.
-        channels_last: the network takes (batch, height, width, 3) instead of (batch, 3, height, width).
-        bgr: the network takes blue first; `mean` and `std` are of red, green and blue all the same.
-    """
-
-    height: int
-    width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    channels_last: bool = False
-    bgr: bool = False
-
-
 def tidy(model: ModelProto) -> None:
     """Every constant becomes an initialiser with raw bytes, so that one digest covers them; idle nodes go. In place."""
     graph = model.graph
@@ -58,7 +40,7 @@ def tidy(model: ModelProto) -> None:
     for tensor in graph.initializer:
         ready = tensor.HasField("raw_data") or tensor.data_location == TensorProto.EXTERNAL
         raw.append(tensor if ready else numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
-    nodes: list[NodeProto] = []
+    kept: list[NodeProto] = []
     alias: dict[str, str] = {}
     outputs = {output.name for output in graph.output}
     for node in graph.node:
@@ -68,11 +50,11 @@ def tidy(model: ModelProto) -> None:
         elif _idle(node) and node.output[0] not in outputs:
             alias[node.output[0]] = alias.get(node.input[0], node.input[0])
         else:
-            nodes.append(node)
+            kept.append(node)
     for old, new in alias.items():
-        _rename(nodes, old, new)
+        _rename(kept, old, new)
     _replace(graph.initializer, raw)
-    _replace(graph.node, nodes)
+    _replace(graph.node, kept)
     names = {tensor.name for tensor in raw}
     _replace(graph.input, [value for value in graph.input if value.name not in names])  # as written before 2019
 
@@ -109,7 +91,7 @@ def wrap(model: ModelProto, front: Front, temperature: float, outputs_probabilit
         if not any(softmax.output[0] in node.input for node in inner):
             inner = [node for node in inner if node is not softmax]
     constants: list[TensorProto] = []
-    first = list(_front(front, front_name, precision, constants))
+    first = list(nodes(front, front_name, precision, constants))
     flat = len(target.type.tensor_type.shape.dim) == 2
     last, logits = _end(back_name, flat, precision, temperature, outputs_probabilities, constants)
     _replace(graph.node, [*first, *inner, *last])
@@ -123,35 +105,6 @@ def wrap(model: ModelProto, front: Front, temperature: float, outputs_probabilit
     return logits
 
 
-def _front(front: Front, name: str, precision: int, constants: list[TensorProto]) -> Iterator[NodeProto]:
-    # Bytes are transposed, not floats: a quarter of the memory moves. And a mean spread along rows is quicker than
-    # one along pixels.
-    shape = (3,) if front.channels_last else (3, 1, 1)
-    shift = np.asarray(front.mean, np.float64) * 255
-    scale = 1 / (np.asarray(front.std, np.float64) * 255)
-    steps: list[tuple[str, str, dict[str, Any], np.ndarray | None]] = []
-    if not front.channels_last:
-        steps.append(("layout", "Transpose", {"perm": [0, 3, 1, 2]}, None))  # (N, h, w, 3) → (N, 3, h, w)
-    if front.bgr:
-        steps.append(("channels", "Gather", {"axis": 3 if front.channels_last else 1}, np.asarray([2, 1, 0], np.int64)))
-        shift, scale = shift[::-1], scale[::-1]
-    steps.append(("cast", "Cast", {"to": TensorProto.FLOAT}, None))
-    if shift.any():
-        steps.append(("mean", "Sub", {}, shift.astype(np.float32).reshape(shape)))
-    if (scale != 1).any():
-        steps.append(("std", "Mul", {}, scale.astype(np.float32).reshape(shape)))
-    if precision != TensorProto.FLOAT:
-        steps.append(("half", "Cast", {"to": precision}, None))
-    value = INPUT
-    for index, (step, kind, attributes, constant) in enumerate(steps):
-        inputs = [value]
-        if constant is not None:
-            constants.append(numpy_helper.from_array(constant, f"{ADDED}{step}_value"))
-            inputs.append(f"{ADDED}{step}_value")
-        value = name if index == len(steps) - 1 else f"{ADDED}{step}_out"
-        yield helper.make_node(kind, inputs, [value], f"{ADDED}{step}", **attributes)
-
-
 def _end(
     value: str, flat: bool, precision: int, temperature: float, probabilities: bool, constants: list[TensorProto]
 ) -> tuple[list[NodeProto], str]:
@@ -162,17 +115,17 @@ def _end(
         steps.append(("single", "Cast", {"to": TensorProto.FLOAT}))
     if probabilities:
         steps.append(("logarithm", "Log", {}))
-    nodes: list[NodeProto] = []
+    made: list[NodeProto] = []
     for step, kind, attributes in steps:
-        nodes.append(helper.make_node(kind, [value], [f"{ADDED}{step}_out"], f"{ADDED}{step}", **attributes))
-        value = nodes[-1].output[0]
+        made.append(helper.make_node(kind, [value], [f"{ADDED}{step}_out"], f"{ADDED}{step}", **attributes))
+        value = made[-1].output[0]
     logits = value
     if temperature != 1:
         constants.append(numpy_helper.from_array(np.asarray(temperature, np.float32), f"{ADDED}temperature_value"))
-        nodes.append(helper.make_node("Div", [value, constants[-1].name], [f"{ADDED}tempered"], f"{ADDED}temperature"))
-        value = nodes[-1].output[0]
-    nodes.append(helper.make_node("Softmax", [value], [OUTPUT], f"{ADDED}softmax", axis=1))
-    return nodes, logits
+        made.append(helper.make_node("Div", [value, constants[-1].name], [f"{ADDED}tempered"], f"{ADDED}temperature"))
+        value = made[-1].output[0]
+    made.append(helper.make_node("Softmax", [value], [OUTPUT], f"{ADDED}softmax", axis=1))
+    return made, logits
 
 
 def free_batch(model: ModelProto) -> None:

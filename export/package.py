@@ -13,6 +13,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from export import drawings, folder, graph, layers, verify
+from export.front import Front
 from export.refusal import Refusal
 from service import recipe as recipes
 from service.engine import Engine, EngineFault
@@ -53,7 +54,7 @@ class Wishes:
 
 
 def recipe(
-    wishes: Wishes, architecture: str, front: graph.Front, resize: int, divisor: float, precision: str
+    wishes: Wishes, architecture: str, front: Front, resize: int, divisor: float, precision: str
 ) -> Recipe:
     """The recipe of a model, validated as the service will.
 

@@ -24,7 +24,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from export import graph, listing, published, verify
+from export import front, graph, listing, published, verify
 from export.listing import SUFFIXES, UnusableData
 from service.recipe import Recipe
 
@@ -103,6 +103,7 @@ def quantize(model: ModelProto, pixels: verify.Pixels, method: Method = "percent
         raise graph.UnusableModel(f"{model.graph.name or 'the graph'} in opset {opset} can't be quantised ({reason})") from error
     _float_end(small, last)
     graph.tidy(small)
+    front.along_rows(small)
     del small.graph.value_info[:]
     return small
 

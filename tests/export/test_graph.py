@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export import folder, graph
-from export.graph import Front
+from export.front import Front
 from tests.export.graphs import bare_graph
 
 FRONT = Front(16, 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
