@@ -1,13 +1,13 @@
 """THE path: a picture's bytes and options in, an answer out. HTTP, command line and bulk all come this way.
 
-    admission (a place, memory) → images (bytes to array) → batching (the engine) → the best labels
+    cache (if there is one) → admission (a place, memory) → images (bytes to array) → batching (the engine) → the best labels
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 from structlog.contextvars import get_contextvars
@@ -16,6 +16,7 @@ from service import answer, images, logs
 from service.admission import Admission, Line
 from service.answer import DEFAULTS, Answer, Asked, Named, Options, Shown, Timing
 from service.batching import Batcher, Outcome, Ticket
+from service.cache import Cache, Given, Key
 from service.engine import Engine
 from service.images import Prepared
 from service.loading import Loading, State
@@ -34,11 +35,19 @@ class _Waiting(NamedTuple):
     ticket: Ticket
 
 
+class _Job(NamedTuple):
+    """A picture, and the id that its answer carries."""
+
+    data: bytes | Problem
+    own_id: str
+
+
 class Classifier:
     """One version of one model; proven before it answers, which may be at its first request."""
 
     def __init__(
         self, model: ModelFile, loading: Loading, admission: Admission, settings: Settings, line: Line, name: str, version: str,
+        cache: Cache[Answer] | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -49,9 +58,10 @@ class Classifier:
             settings: for the limits.
             line: of this model in `admission`.
             name, version: as callers ask for it.
+            cache: of this process, all models together; none: every picture is worked for.
         """
         self.model, self.loading, self.name, self.version = model, loading, name, version
-        self._admission, self._settings, self._line = admission, settings, line
+        self._admission, self._settings, self._line, self._cache = admission, settings, line, cache
         self._named = Named(self.name, self.version, model.digest)
 
     @property
@@ -141,14 +151,42 @@ class Classifier:
         until = self.deadline() if deadline is None else deadline
         self.loading.wait(until)
         request_id = str(get_contextvars().get("request_id") or secrets.token_hex(8))
-        results: list[Answer | Problem] = []
-        with self._line.admit(len(pictures), until) as places:
-            entered = [self._enter(data, until, gone) for data in pictures]
-            for number, entry in enumerate(entered):
-                own_id = request_id if len(pictures) == 1 else f"{request_id}-{number}"
-                results.append(self._leave(entry, own_id, asked))
-                places.leave()
+        jobs = [_Job(data, request_id if len(pictures) == 1 else f"{request_id}-{number}")
+                for number, data in enumerate(pictures)]
+        if self._cache is None:
+            results = [*self._work(jobs, asked, until, gone)]
+        else:
+            results = self._remembered(self._cache, jobs, asked, until, gone)
+        for found in results:
+            PICTURES.labels(self.name, found.code if isinstance(found, Problem) else "ok").inc()
         return results
+
+    def _remembered(
+        self, cache: Cache[Answer], jobs: list[_Job], asked: Asked, deadline: float, gone: Callable[[], bool] | None,
+    ) -> list[Answer | Problem]:
+        """Work only for pictures whose answer is neither kept nor on its way; only they take places."""
+        whole = [job for job in jobs if not isinstance(job.data, Problem)]
+        keys = [Key.of(job.data, self.model.digest, asked) for job in whole if isinstance(job.data, bytes)]
+        found = iter(cache.answers(
+            keys, lambda positions: self._work([whole[position] for position in positions], asked, deadline, gone), deadline, gone))
+        return [job.data if isinstance(job.data, Problem) else self._own(next(found), job.own_id) for job in jobs]
+
+    def _own(self, given: Given[Answer], own_id: str) -> Answer | Problem:
+        """An answer that was another request's gets this one's id and its truth about time."""
+        if given.waited_ms is None or isinstance(given.result, Problem):
+            return given.result
+        return given.result.again(own_id, self._named, given.waited_ms)
+
+    def _work(
+        self, jobs: list[_Job], asked: Asked, deadline: float, gone: Callable[[], bool] | None,
+    ) -> Generator[Answer | Problem, None, None]:
+        """Admit, decode and run; the results in order, each as soon as it is there."""
+        with self._line.admit(len(jobs), deadline) as places:
+            entered = [self._enter(job.data, deadline, gone) for job in jobs]
+            for job, entry in zip(jobs, entered, strict=True):
+                found = self._leave(entry, job.own_id, asked)
+                places.leave()
+                yield found
 
     def _enter(self, data: bytes | Problem, deadline: float, gone: Callable[[], bool] | None) -> _Waiting | Problem:
         """Decode a picture and hand it to the batcher; a problem is this picture's own."""
@@ -169,7 +207,7 @@ class Classifier:
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("no answer in time; the picture was not decoded any more")
             start = time.thread_time()
-            prepared = images.prepare(data, recipe.preprocessing, recipe.input.width, recipe.input.height, limit)
+            prepared = images.prepare(data, recipe.preprocessing, recipe.input.width, recipe.input.height, limit, header)
             self._line.decoded(time.thread_time() - start)
         DECODE_SECONDS.observe(prepared.decode_ms / 1000)
         PREPROCESS_SECONDS.observe(prepared.preprocess_ms / 1000)
@@ -184,7 +222,6 @@ class Classifier:
             found = problem
         except Exception as error:
             found = _fault(error)
-        PICTURES.labels(self.name, found.code if isinstance(found, Problem) else "ok").inc()
         return found
 
     def _answer(self, prepared: Prepared, outcome: Outcome, own_id: str, asked: Asked) -> Answer:

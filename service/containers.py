@@ -21,7 +21,9 @@ _OTHERS: tuple[tuple[bytes, int, str], ...] = (
     (b"ftypavif", 4, "AVIF"), (b"ftypavis", 4, "AVIF"), (b"ftyphei", 4, "HEIC"), (b"ftyphev", 4, "HEIC"),
     (b"ftypmif1", 4, "HEIC"), (b"ftypmsf1", 4, "HEIC"), (b"ftyp", 4, "MP4 video"), (b"{", 0, "JSON"), (b"[", 0, "JSON"),
 )
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # behind a scan: neither a stuffed byte nor a restart
+# Behind a scan: neither a stuffed byte nor a restart. It begins with one literal byte, which `re` looks for by memchr:
+# "\xff+" took 1.1 ms for a photo of 100 KB.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 class Damaged(ValueError):

@@ -146,17 +146,20 @@ def decode_bytes(header: Header) -> int:
     return LEAST_BYTES + header.width * header.height * each
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft: tuple[int, int] | None = None) -> Picture:
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, draft: tuple[int, int] | None = None, header: Header | None = None,
+) -> Picture:
     """Decode, turn upright, convert to RGB.
 
     Args:
         data: the encoded picture.
         max_pixels: as in `inspect`.
+        header: what `inspect` said of these bytes, where it was asked already.
         draft: (shorter, longer) side in pixels that must at least be left; lets JPEG decode at 1/2, 1/4 or 1/8.
     Raises:
         As `inspect`; and Overloaded: there is no memory left.
     """
-    header = inspect(data, max_pixels)
+    header = header or inspect(data, max_pixels)
     with _decoding(header.format), _opened(data, header.format) as image:
         told = _orientation(image) if header.format != "PNG" else None
         if draft and header.format == "JPEG":
@@ -174,14 +177,17 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, draft: tuple[int, int] | N
     return Picture(upright, header.format, header.mode, width, height, orientation in UPRIGHT)
 
 
-def prepare(data: bytes, preprocessing: Preprocessing, width: int, height: int, max_pixels: int = MAX_PIXELS) -> Prepared:
+def prepare(
+    data: bytes, preprocessing: Preprocessing, width: int, height: int, max_pixels: int = MAX_PIXELS,
+    header: Header | None = None,
+) -> Prepared:
     """The one path from bytes to the input of a network.
 
     Args:
         data: the encoded picture.
         preprocessing: resize, crop, interpolation and mode of the recipe.
         width, height: of the input, in pixels.
-        max_pixels: as in `inspect`.
+        max_pixels, header: as in `decode`.
     Returns:
         `pixels` (height, width, 3) uint8, RGB, C-contiguous, and the facts.
     Raises:
@@ -191,7 +197,7 @@ def prepare(data: bytes, preprocessing: Preprocessing, width: int, height: int, 
     draft = None
     if preprocessing.mode == "fast":  # at least twice the target size is left
         draft = (2 * preprocessing.resize, 2 * preprocessing.resize)
-    picture = decode(data, max_pixels, draft)
+    picture = decode(data, max_pixels, draft, header)
     decoded = time.perf_counter()
     pixels = fit(picture.image, preprocessing, width, height)
     fitted = time.perf_counter()
