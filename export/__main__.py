@@ -53,14 +53,16 @@ def train(
     help="Name of the network: alexnet, alexnet64, …; or path/to/file.py:factory, whose code is run.",
 )  # fmt: skip
 @click.option("--weights", type=PATH, required=True, help="State dict: .pth, .pt or .safetensors.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True,
+              help="fp16 is for GPUs, and a model of its own: --output models/NAME-fp16/VERSION.")  # fmt: skip
 @recipe_options
 def convert(
-    architecture: str, weights: Path, labels_file: Path, wishes: Any, real: Path | None, bgr: bool | None
+    architecture: str, weights: Path, labels_file: Path, wishes: Any, real: Path | None, bgr: bool | None, precision: Any
 ) -> None:
     """Turn trained weights into a model to serve, verified against PyTorch."""
     from export import convert as conversion
 
-    _say(wishes.output, conversion.convert(architecture, weights, labels_file, wishes, real, bgr))
+    _say(wishes.output, conversion.convert(architecture, weights, labels_file, wishes, real, bgr, precision))
 
 
 @main.command()
@@ -156,6 +158,31 @@ def quantize(model: Path, output: Path, **asked: Any) -> None:
     from export import gate
 
     click.echo(gate.run(model, gate.Asked(**asked), output).words())
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@click.option("--output", type=PATH, required=True, help="models/NAME-fp16/VERSION; must not exist yet.")
+@click.option("--verify", "real", type=PATH, help="Folder of pictures to verify on, besides drawn ones.")
+def halve(model: Path, output: Path, real: Path | None) -> None:
+    """Turn a model into fp16, for GPUs, verified against itself in fp32."""
+    from export import half
+
+    _say(output, half.run(model, output, real))
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@click.option("--pictures", type=PATH, required=True, help="Folder of ordinary photos; crops of them are decoded both ways.")
+@click.option("--output", type=PATH, required=True, help="models/NAME/VERSION; must not exist yet.")
+@click.option("--least", type=click.FloatRange(0, 1), default=0.99, show_default=True, help="Share of equal answers.")
+def hasten(model: Path, pictures: Path, output: Path, least: float) -> None:
+    """Let a model's pictures be decoded in the quicker way, if its answers stay the same."""
+    from export import hasten as decoding
+
+    found = decoding.run(model, pictures, output, least)
+    click.echo(f"{found.same:.2%} of {found.views:,} views have the same best class; "
+               f"values differ by {found.grey_levels:.2f} of 255 on average")
 
 
 @main.command()

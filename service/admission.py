@@ -17,6 +17,7 @@ from service.planning import Plan, usable_cpus
 from service.problems import DeadlineExceeded, Overloaded, TooManyPictures, TooManyPixels
 
 WEIGHT = 0.1  # of a new measurement in the moving averages: some twenty batches, and an old pace is forgotten
+LEAST_DECODERS = 2  # so that one large picture doesn't hold up all others on a single processor
 MOST_RETRY_S = 60  # longer advice would rest on a pace that is long past by then
 
 
@@ -89,6 +90,7 @@ class Admission:
         capacity: pictures in the house, of all models together.
         decode_memory: bytes that pictures being decoded may take together.
         cpus: that share the decoding.
+        decoders: pictures that are decoded at once.
     """
 
     def __init__(self, plan: Plan, cpus: int | None = None) -> None:
@@ -98,8 +100,10 @@ class Admission:
         self._lines: list[Line] = []
         self._lock = threading.Lock()
         self._free = plan.decode_memory
-        self._freed = threading.Condition()
-        self._asking: deque[object] = deque()  # first come, first served: a large picture isn't overtaken for ever
+        # More decoders than processors finish no sooner together, and the engine would get a small share beside them.
+        self.decoders = max(LEAST_DECODERS, self.cpus)
+        self._decoding = 0
+        self._asking: deque[_Turn] = deque()  # first come, first served: a large picture isn't overtaken for ever
 
     def line(self) -> Line:
         """A new line, for one model."""
@@ -148,7 +152,7 @@ class Admission:
 
     @contextmanager
     def picture(self, wanted: int, deadline: float = math.inf) -> Iterator[None]:
-        """Hold memory while one picture is decoded; waits its turn for it.
+        """Hold memory and a processor while one picture is decoded; waits its turn for them.
 
         Args:
             wanted: bytes, as `images.decode_bytes` estimates.
@@ -165,22 +169,42 @@ class Admission:
         try:
             yield
         finally:
-            with self._freed:
+            with self._lock:
                 self._free += wanted
-                self._freed.notify_all()
+                self._decoding -= 1
+                self._hand_on()
 
     def _take(self, wanted: int, deadline: float) -> None:
-        me = object()
-        with self._freed:
-            self._asking.append(me)
-            try:
-                left_s = None if deadline == math.inf else deadline - time.monotonic()
-                if not self._freed.wait_for(lambda: self._asking[0] is me and self._free >= wanted, left_s):
-                    raise DeadlineExceeded(f"no answer in time: {_mib(wanted)} to decode this picture did not become free")
-                self._free -= wanted
-            finally:
-                self._asking.remove(me)
-                self._freed.notify_all()
+        with self._lock:
+            turn = _Turn(wanted)
+            self._asking.append(turn)
+            self._hand_on()
+        left_s = -1 if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        if turn.granted.acquire(timeout=left_s):
+            return
+        with self._lock:
+            if turn.granted.acquire(blocking=False):  # in the last moment
+                return
+            self._asking.remove(turn)
+            self._hand_on()
+        raise DeadlineExceeded(f"no answer in time: a processor and {_mib(wanted)} to decode this picture did not become free")
+
+    def _hand_on(self) -> None:
+        """Let those in whose turn it is; each is woken alone. Under the lock."""
+        while self._asking and self._asking[0].wanted <= self._free and self._decoding < self.decoders:
+            turn = self._asking.popleft()
+            self._free -= turn.wanted
+            self._decoding += 1
+            turn.granted.release()
+
+
+class _Turn:
+    """One who waits to decode a picture of this many bytes."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.granted = threading.Lock()
+        self.granted.acquire()
 
 
 def _averaged(old: float, new: float) -> float:

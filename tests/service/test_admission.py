@@ -156,3 +156,12 @@ def test_memory_never_runs_out_and_a_large_picture_gets_its_turn(admission):
 def test_cpus_are_shared_by_the_workers():
     """Each process decodes on its share."""
     assert Admission(dataclasses.replace(PLAN, workers=1000)).cpus == 1
+
+
+def test_no_more_pictures_are_decoded_at_once_than_processors_can(admission):
+    """More only take the engine's share of them; who waits gets his turn when one is done."""
+    admission.decoders = 2
+    with admission.picture(1), admission.picture(1), pytest.raises(DeadlineExceeded, match="a processor"):
+        admission.picture(1, time.monotonic() + 0.02).__enter__()
+    with admission.picture(1), admission.picture(1):
+        pass
