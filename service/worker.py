@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import select
 import signal
 import socket
 import time
@@ -26,6 +27,8 @@ log = logs.get(__name__)
 
 SPARE_THREADS = 4  # that slow senders leave to probes and to everybody else
 HEAD_S = 5.0  # for the head of a request: each that trickles in holds a thread
+LINGER_MS = 5  # a client that sends picture after picture needs one
+LOOK_S = 0.5  # between two looks at the batch threads
 KEY = "quadrant"  # under which the application keeps its parts (`web/parts.py`)
 
 
@@ -33,6 +36,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """A `gthread` worker that is unready before it stops, and serves on in between."""
 
     alive: bool
+    _looks_again = 0.0
     stops_at: float | None = None  # on the clock of `time.monotonic`, once SIGTERM has come
 
     def init_process(self) -> None:
@@ -41,12 +45,32 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def handle(self, conn: Any) -> Any:
-        """One request of a connection; gunicorn itself would wait for its head for ever."""
-        conn.head = body.watchdog.start(conn.sock, HEAD_S)
+        """The requests of a connection, as long as they follow each other at once.
+
+        gunicorn itself would wait for a head for ever, and hand the connection to the main thread and back between two requests:
+        a third of the time of all of HTTP.
+        """
+        while True:
+            conn.head = body.watchdog.start(conn.sock, HEAD_S)
+            try:
+                kept = super().handle(conn)
+            finally:
+                body.watchdog.stop(conn.head)
+            if kept is not True or not self._next_is_here(conn):
+                return kept
+
+    def _next_is_here(self, conn: Any) -> bool:
+        """The connection's next request begins within `LINGER_MS`, and nobody else waits for this thread."""
+        if not self.alive or self.stops_at is not None or not self.tpool._work_queue.empty():
+            return False
+        if conn.parser.unreader.buf.getvalue():
+            return True
+        waiting = select.poll()
         try:
-            return super().handle(conn)
-        finally:
-            body.watchdog.stop(conn.head)
+            waiting.register(conn.sock, select.POLLIN)
+            return bool(waiting.poll(LINGER_MS))
+        except (OSError, ValueError):  # closed by now
+            return False
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The head is there."""
@@ -89,6 +113,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if self.alive and self.stops_at is not None and time.monotonic() >= self.stops_at:
             self.alive = False
             self.method_queue.defer(lambda: None)  # so that the loop doesn't wait another second
+        if (now := time.monotonic()) < self._looks_again:
+            return  # this comes with every request
+        self._looks_again = now + LOOK_S
         if self.alive and self.stops_at is None and (dead := self._dead()):
             log.error("worker_gives_up", reason="a batch thread has died; the master starts another worker", models=dead)
             self.handle_exit(signal.SIGTERM, None)
