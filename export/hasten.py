@@ -22,6 +22,7 @@ from service.problems import Problem
 VIEWS = 1000  # at least so many; a hundredth of them is ten
 QUALITIES = 60, 95
 LEAST_SHARE = 0.55  # of a side of the picture, that a view shows
+MOST_LARGER = 1.5  # than what is just large enough: most scaling, most difference
 LEAST_AGREEMENT = 0.99
 
 
@@ -93,7 +94,7 @@ def measure(opened: ModelFile, ask: published.Score, pictures: Path) -> Agreemen
         same.append(best[0] == best[1])
         batch.clear()
 
-    for data in views(pictures, 2 * recipe.preprocessing.resize):
+    for data in views(pictures, 2 * images.least_draft(recipe.preprocessing)):
         batch.append(data)
         if len(batch) == published.AT_ONCE:
             compare()
@@ -106,30 +107,28 @@ def views(pictures: Path, side: int, least: int = VIEWS) -> Iterator[bytes]:
     """Crops of the pictures of a folder as JPEG files, `least` or some more; the same ones each time.
 
     Args:
-        side: the shorter side is longer than this, in pixels, so that a decoder may halve it.
+        side: the shorter side is longer than this, in pixels, so that a decoder may halve it; what is smaller is enlarged.
     Raises:
-        UnusableData: no picture is large enough.
+        UnusableData: no pictures, or one that can't be decoded.
     """
     files = sorted(file for file in pictures.rglob("*") if file.suffix.lower() in SUFFIXES)
-    large = []
-    for file in files:
-        with Image.open(file) as image:
-            if min(image.size) > side:
-                large.append(file)
-    if not large:
-        raise UnusableData(f"{pictures} has {len(files)} pictures, none with a shorter side above {side} pixels")
+    if not files:
+        raise UnusableData(f"{pictures} holds no pictures; expected files that end in {', '.join(SUFFIXES)}")
     random = np.random.default_rng(1)
-    for file in large:
+    for file in files:
         try:
             whole = images.decode(file.read_bytes()).image
         except Problem as problem:
             raise UnusableData(f"{file.name} can't be decoded: {problem}") from problem
-        for _ in range(-(-least // len(large))):
-            width, height = (int(random.integers(max(side + 1, int(LEAST_SHARE * most)), most + 1)) for most in whole.size)
+        for _ in range(-(-least // len(files))):
+            width, height = (max(1, round(most * random.uniform(LEAST_SHARE, 1))) for most in whole.size)
             left, top = int(random.integers(whole.width - width + 1)), int(random.integers(whole.height - height + 1))
+            wanted = side * random.uniform(1.01, MOST_LARGER)
+            factor = max(1.0, wanted / min(width, height))
+            size = round(width * factor), round(height * factor)
+            cut = whole.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
             stream = io.BytesIO()
             quality, subsampling = int(random.integers(*QUALITIES, endpoint=True)), int(random.choice([0, 2]))
-            cut = whole.crop((left, top, left + width, top + height))
             cut.save(stream, "JPEG", quality=quality, subsampling=subsampling)
             yield stream.getvalue()
 

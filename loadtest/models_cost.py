@@ -74,7 +74,7 @@ def alexnet(folder: Path) -> None:
         labels.write_text("\n".join(f"class {number}" for number in range(1000)))
         done = subprocess.run(
             [sys.executable, "-m", "export", "convert", "--architecture", "alexnet", "--weights", str(checkpoint),
-             "--labels", str(labels), "--output", str(folder / "alexnet" / "1")],
+             "--labels", str(labels), "--mode", "fast", "--output", str(folder / "alexnet" / "1")],
             capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise click.ClickException(f"no AlexNet: {done.stderr[-2000:]}")

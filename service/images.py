@@ -37,6 +37,7 @@ MOST_SCANS = 100
 MOST_SCANNED_PIXELS = 2_000_000_000  # scans × pixels: some seconds of processor time
 # Between resize and crop: a picture of 1 × 60,000 would become one of 256 × 15 million, whatever its own memory was.
 MOST_RESIZED_PIXELS = 5_000_000
+DRAFT_TIMES = 2  # in target sizes, what JPEG's own scaling must leave; what it changes is measured (`python -m export hasten`)
 MOST_ELONGATED = 32  # longer side in shorter sides; up to here a picture is accepted, however large the input
 
 PLUGINS = {"JPEG": JpegImagePlugin, "PNG": PngImagePlugin, "WebP": WebPImagePlugin,
@@ -195,13 +196,18 @@ def prepare(
     """
     start = time.perf_counter()
     draft = None
-    if preprocessing.mode == "fast":  # at least twice the target size is left
-        draft = (2 * preprocessing.resize, 2 * preprocessing.resize)
+    if preprocessing.mode == "fast":
+        draft = (least_draft(preprocessing),) * 2
     picture = decode(data, max_pixels, draft, header)
     decoded = time.perf_counter()
     pixels = fit(picture.image, preprocessing, width, height)
     fitted = time.perf_counter()
     return Prepared(pixels, *picture[1:], decode_ms=1000 * (decoded - start), preprocess_ms=1000 * (fitted - decoded))
+
+
+def least_draft(preprocessing: Preprocessing) -> int:
+    """Pixels of the shorter side that scaled decoding must leave."""
+    return DRAFT_TIMES * preprocessing.resize
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing, width: int, height: int) -> NDArray[np.uint8]:
