@@ -12,8 +12,8 @@ LOCKS := service service-cuda export load development
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-run: $(BIN)/.service ## serve the models in models/ on port 8000 (QUADRANT_PORT)
-	@exec $(BIN)/python -m service serve
+run: $(BIN)/.service ## serve the models in models/ on port 8000 (QUADRANT_PORT), as quadrant.env says if it is there
+	@exec $(BIN)/python -m loadtest.envfile quadrant.env $(BIN)/python -m service serve
 
 test: env ## every test
 	$(BIN)/python -m pytest
@@ -29,6 +29,24 @@ export: $(BIN)/.export ## what `python -m export` needs (PyTorch too), in .venv
 
 load: $(BIN)/.load ## Locust against the service for 20 s; starts one if none answers (LOAD="--rate 20")
 	$(BIN)/python -m loadtest.run $(LOAD)
+
+bench: $(BIN)/.export wrk ## speed over HTTP next to the machine's own limit, 20 min (CHECK=1: exit 1 if too slow; BENCH="--quick")
+	$(BIN)/python -m loadtest.bench $(if $(CHECK),--check) $(BENCH)
+
+curve: $(BIN)/.load $(BIN)/.export ## latency against the rate of Poisson arrivals, up to the knee (CURVE="--seconds 30")
+	$(BIN)/python -m loadtest.curve $(CURVE)
+
+tune: $(BIN)/.load $(BIN)/.export wrk ## settings with the highest rate within a p99, into quadrant.env (SLO_P99_MS=200 MINUTES=10)
+	$(BIN)/python -m loadtest.tune --slo-p99-ms $(or $(SLO_P99_MS),$(error expected the p99 to keep, in ms: make tune SLO_P99_MS=200)) \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(TUNE)
+
+profile: $(BIN)/.load $(BIN)/.export wrk ## where each microsecond of a request goes (PROFILE="--flames runs/profile")
+	$(BIN)/python -m loadtest.profile $(PROFILE)
+
+wrk:
+	@command -v wrk >/dev/null || { as=$$([ "$$(id -u)" = 0 ] || echo sudo -n); command -v apt-get >/dev/null && \
+	    { $$as apt-get install --yes --quiet wrk || { $$as apt-get update && $$as apt-get install --yes --quiet wrk; }; }; } || \
+	  { echo 'wrk is missing and was not installed; expected the Debian package "wrk" (as root: apt-get install wrk)' >&2; exit 1; }
 
 container-check: ## build the image, run it confined, post a photo, stop it
 	@deploy/container-check
@@ -64,4 +82,4 @@ $(BIN)/.development: requirements/development.txt $(BIN)/.export $(BIN)/.load
 	$(PIP) --require-hashes -r $<
 	@touch $@
 
-.PHONY: help run test check env export load container-check lock clean
+.PHONY: help run test check env export load bench curve tune profile wrk container-check lock clean
