@@ -7,6 +7,7 @@ import io
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from export import folder, folding, graph, labels, package, verify, weights
+from export import folder, folding, graph, half, labels, package, verify, weights
 from export.architectures import Architecture, find
 from export.front import Front
 from export.refusal import Refusal
@@ -33,6 +34,7 @@ def convert(
     wishes: package.Wishes,
     real: Path | None = None,
     bgr: bool | None = None,
+    precision: Literal["fp32", "fp16"] = "fp32",
 ) -> verify.Agreement:
     """Checkpoint + labels → `wishes.output/model.onnx`, verified against PyTorch.
 
@@ -40,6 +42,7 @@ def convert(
         architecture: a registered name, or `path/to/file.py:factory`, whose code is run.
         bgr: the network takes blue first; None leaves that to the architecture.
         real: folder of pictures to verify on, besides drawn ones.
+        precision: of weights and layers in the model; the network itself is asked in float32 either way.
     Raises:
         Refusal: one line with what was found and what was expected; nothing has been written.
     """
@@ -69,7 +72,7 @@ def convert(
         front,
         wishes.resize or resize,
         temperature,
-        "fp32",
+        precision,
     )
     model = to_onnx(network, design, height, width)
     graph.tidy(model)
@@ -79,6 +82,8 @@ def convert(
         found = network(_normalise(pixels, front)).numpy()
         return verify.Scores(found, verify.softmax(found, temperature))
 
+    if precision == "fp16":
+        model, described = half.faithful(model, logits, described, reference, real)
     return package.publish(model, logits, described, words, reference, real, wishes.output)
 
 

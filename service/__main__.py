@@ -60,8 +60,9 @@ def main() -> None:
 @settable()
 def serve(**given: Any) -> None:
     """Serve the models over HTTP until SIGTERM or Ctrl-C."""
-    from service import server
+    from service import server, stages
 
+    stages.mark("command line")
     server.serve(Settings.read(**given))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import msgspec
@@ -69,7 +70,11 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Milliseconds of each phase, and the pictures of the batch that this one was in."""
+    """Milliseconds of each phase, and the pictures of the batch that this one was in.
+
+    An answer from the cache was neither decoded nor run: 0 for these and for `batch_size`; `queue` is the wait for an equal
+    request that was at work already.
+    """
 
     decode: float
     preprocess: float
@@ -98,6 +103,15 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     timing_ms: Timing
     prediction_set: list[Prediction] | None = None
 
+    @property
+    def cached(self) -> bool:
+        """Nothing was run for it."""
+        return self.timing_ms.batch_size == 0
+
+    def again(self, own_id: str, model: Named, waited_ms: float) -> Answer:
+        """The same answer for another request, which waited so long for it."""
+        return msgspec.structs.replace(self, id=own_id, model=model, timing_ms=Timing(0.0, 0.0, round(waited_ms, 3), 0.0, 0))
+
 
 class Asked(NamedTuple):
     """Options that were held against a model.
@@ -119,6 +133,16 @@ class Said(NamedTuple):
     entropy: float
     abstained: bool | None
     prediction_set: list[Prediction] | None
+
+
+# With all numbers in them; the texts of a picture's format and mode are Pillow's own.
+_NUMBER_BYTES = 32  # float 24, int 28, in steps of 16
+_PREDICTION_BYTES = sys.getsizeof(Prediction("", 0.0, 0, "")) + 2 * _NUMBER_BYTES
+_TIMING = Timing(0.0, 0.0, 0.0, 0.0, 1)
+_SHOWN = Shown("", "", 1, 1, False)
+_ANSWER_BYTES = (
+    sys.getsizeof(Answer("", Named("", "", ""), [], 0.0, 0.0, None, _SHOWN, _TIMING))
+    + sys.getsizeof(_TIMING) + sys.getsizeof(_SHOWN) + 9 * _NUMBER_BYTES)
 
 
 def check(options: Options, model: ModelFile, name: str) -> Asked:
@@ -160,6 +184,14 @@ def say(probabilities: NDArray[np.float32], asked: Asked, model: ModelFile) -> S
         abstained=bool(best[0] < rule.below) if rule else None,
         prediction_set=members,
     )
+
+
+def weight(found: Answer) -> int:
+    """Bytes that an answer holds for itself; `model`, labels and class ids are the model's own."""
+    count, lists = len(found.predictions), sys.getsizeof(found.predictions)
+    if found.prediction_set is not None:
+        count, lists = count + len(found.prediction_set), lists + sys.getsizeof(found.prediction_set)
+    return _ANSWER_BYTES + sys.getsizeof(found.id) + lists + count * _PREDICTION_BYTES
 
 
 def _least_score(coverage: float, model: ModelFile, name: str) -> float:

@@ -14,7 +14,9 @@ import platform
 
 import onnxruntime
 
-from service import __version__, logs, shelf
+from service import __version__, answer, logs, shelf
+from service.answer import Answer
+from service.cache import Cache
 from service.classifier import Classifier
 from service.loading import ABOUT_TO_STOP, Loader, Loading, State
 from service.metrics import BUILD_INFO, MODEL_READY
@@ -66,12 +68,13 @@ class Catalog:
         if only_default:
             found = [place for place in found if place.name == default.name]
         loader = Loader(settings, planned)
+        cache = Cache(settings.cache_bytes, answer.weight) if settings.cache_bytes else None
         classifiers = []
         for place in found:
-            model = ModelFile.open(place.path)
+            model = ModelFile.known(place.path)
             if place == first:
                 shelf.check_digest(model, settings)
-            classifiers.append(_described(place, model, settings, loader))
+            classifiers.append(_described(place, model, settings, loader, cache))
         catalog = cls(classifiers, default.name, planned, loader)
         try:
             for place, each in zip(found, classifiers, strict=True):
@@ -126,6 +129,8 @@ class Catalog:
             MODEL_READY.labels(each.name, each.version).set(each.ready and not reasons)
             if each.dead:
                 reasons.append(each.batcher.end or f"the batch thread of {each.name} has died")
+            if overwritten := each.loading.overwritten:
+                reasons.append(overwritten)
         return not reasons, reasons
 
     def require(self) -> None:
@@ -150,8 +155,10 @@ class Catalog:
                 each.loading.close()
 
 
-def _described(place: Place, model: ModelFile, settings: Settings, loader: Loader) -> Classifier:
+def _described(
+    place: Place, model: ModelFile, settings: Settings, loader: Loader, cache: Cache[Answer] | None,
+) -> Classifier:
     """One model before it is loaded."""
     line = loader.admission.line()
     loading = Loading(f"{place.name}/{place.version}", model, line, loader)
-    return Classifier(model, loading, loader.admission, settings, line, place.name, str(place.version))
+    return Classifier(model, loading, loader.admission, settings, line, place.name, str(place.version), cache)

@@ -167,8 +167,11 @@ class Classifier:
         """Work only for pictures whose answer is neither kept nor on its way; only they take places."""
         whole = [job for job in jobs if not isinstance(job.data, Problem)]
         keys = [Key.of(job.data, self.model.digest, asked) for job in whole if isinstance(job.data, bytes)]
-        found = iter(cache.answers(
-            keys, lambda positions: self._work([whole[position] for position in positions], asked, deadline, gone), deadline, gone))
+
+        def work(positions: list[int]) -> Generator[Answer | Problem, None, None]:
+            return self._work([whole[position] for position in positions], asked, deadline, gone)
+
+        found = iter(cache.answers(keys, work, deadline, gone))
         return [job.data if isinstance(job.data, Problem) else self._own(next(found), job.own_id) for job in jobs]
 
     def _own(self, given: Given[Answer], own_id: str) -> Answer | Problem:

@@ -6,6 +6,7 @@ Make an engine in the process that runs it, never before a fork: a session's thr
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import images
+from service import cuda, images
 from service.modelfile import WAY_OUT, ModelFile
 from service.problems import StartError
 from service.recipe import Golden
@@ -25,12 +26,9 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GOLDEN_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 5e-2}
 BATCH_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 2e-3}
 
-# Weights in an order that suits the processor: quicker runs, for a copy of them in each process. The one place to choose.
-PREPACK = True
-
-# TF32 would round what goes into products to 10 bits: 1e-3, far beyond the rule. Heuristic: an exhaustive search is
-# repeated for each batch size.
-CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+# Whose weights are brought into an order that suits the processor, which copies them into each process. int8 takes 1.5 times
+# as long without; fp32 alone is quicker without, in batches a little slower (docs/performance.md, Memory and start).
+PREPACKED = frozenset({"int8"})
 
 
 class EngineFault(Exception):
@@ -46,7 +44,10 @@ class Engine:
         model: what it runs.
         provider: cpu or cuda: what the session really runs on.
         reason: why that one, in words.
+        alone_s: seconds of a single picture, the quickest run of the proof.
     """
+
+    alone_s = 0.0
 
     def __init__(self, model: ModelFile, provider: str = "auto", threads: int = 1) -> None:
         """Make the session.
@@ -61,6 +62,10 @@ class Engine:
         self.model = model
         self._session, self.provider, self.reason = _open(model, provider, threads)
         self._input = _check(model, self._session)
+        size = model.recipe.input
+        self._shape = (size.height, size.width, 3)
+        self._runner = cuda.Runner(self._session, self._shape, len(model.labels)) if self.provider == "cuda" else None
+        self._ran: set[int] = set()  # batch sizes
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities of a batch.
@@ -73,7 +78,8 @@ class Engine:
             EngineFault: the runtime failed, or returned something else.
         """
         try:
-            (found,) = self._session.run(None, {self._input: pixels})  # (N, height, width, 3) uint8 → (N, classes) float32
+            # (N, height, width, 3) uint8 → (N, classes) float32
+            found = self._runner.run(pixels) if self._runner else self._session.run(None, {self._input: pixels})[0]
         except Exception as error:  # the runtime's exceptions have no common ancestor of their own
             raise EngineFault(f"engine failed on {len(pixels)} pictures: {error}") from error
         probabilities: NDArray[np.float32] = np.asarray(found)
@@ -82,23 +88,33 @@ class Engine:
                 f"engine returned {probabilities.shape} for {len(pixels)} pictures and {len(self.model.labels)} classes")
         if not np.isfinite(probabilities).all():
             raise EngineFault(f"engine returned numbers that are not finite, for {len(pixels)} pictures")
+        self._ran.add(len(pixels))
         return probabilities
 
     def warm(self, cap: int) -> None:
-        """Run every batch size that can occur once, so that no request pays for a first time.
+        """Run what has a first time, so that no request pays for it.
+
+        On CPUs that is the smallest batch, which touches all weights, and the largest, which fetches all memory: no size
+        in between has an excess in its first run (`python -m loadtest.first_runs`). A size that has run already is left out.
 
         Raises:
             EngineFault: as `run`.
         """
-        size = self.model.recipe.input
-        for count in range(1, cap + 1):
-            self.run(np.zeros((count, size.height, size.width, 3), np.uint8))
+        if self._runner:
+            try:
+                self._runner.warm(cap)
+            except Exception as error:  # as in `run`
+                raise EngineFault(f"engine failed on batches of up to {cap}: {error}") from error
+            return
+        for count in {1, cap} - self._ran:
+            self.run(np.zeros((count, *self._shape), np.uint8))
 
-    def prove(self, golden: Sequence[Golden] | None = None) -> float:
+    def prove(self, golden: Sequence[Golden] | None = None, company: int = 0) -> float:
         """Ask for the golden examples, alone and in company, and compare.
 
         Args:
             golden: the model's own unless given.
+            company: pictures in a batch, such as the cap; never fewer than each example twice.
         Returns:
             The largest difference of a probability from the recorded one.
         Raises:
@@ -112,7 +128,12 @@ class Engine:
             for example in examples
         ])  # (N, height, width, 3)
         expected = np.array([example.probabilities for example in examples], np.float32)  # (N, classes)
-        alone = np.concatenate([self.run(row[None]) for row in pixels])
+        rows, seconds = [], []
+        for row in pixels:
+            start = time.monotonic()
+            rows.append(self.run(row[None]))
+            seconds.append(time.monotonic() - start)
+        alone, self.alone_s = np.concatenate(rows), min(seconds)
         worst = float(np.abs(alone - expected).max())
         allowed = GOLDEN_TOLERANCE[recipe.precision]
         if not worst <= allowed:
@@ -120,8 +141,9 @@ class Engine:
             raise StartError(
                 f"{self.model.path}: golden picture {row} gives {alone[row, column]:.6f} for class {column} on {self.provider}; "
                 f"expected {expected[row, column]:.6f} within {allowed:.0e}")
-        together = self.run(np.concatenate([pixels, pixels[::-1]]))[: len(pixels)]
-        apart = float(np.abs(together - alone).max())
+        order = [*range(len(pixels)), *reversed(range(len(pixels)))]  # twice, then again until the batch is full
+        order = [order[place % len(order)] for place in range(max(company, len(order)))]
+        apart = float(np.abs(self.run(pixels[order]) - alone[order]).max())
         if not apart <= (allowed := BATCH_TOLERANCE[recipe.precision]):
             raise StartError(
                 f"{self.model.path}: a picture's probabilities differ by {apart:.1e} between alone and in a batch; "
@@ -139,7 +161,7 @@ def _open(model: ModelFile, wanted: str, threads: int) -> tuple[onnxruntime.Infe
     # Asked for CUDA, ONNX Runtime falls back to the CPU and tells nobody (onnxruntime#23372): look at what was made.
     problem = "the session came up without it (its log names the library that is missing)"
     try:
-        session = _session(model, [(CUDA, CUDA_OPTIONS), CPU], threads)
+        session = _session(model, [(CUDA, cuda.options()), CPU], threads)
         if session.get_providers()[0] == CUDA:
             return session, "cuda", "set by QUADRANT_PROVIDER" if wanted == "cuda" else "auto: CUDA works"
     except StartError as error:
@@ -170,17 +192,18 @@ def _session(model: ModelFile, providers: list[Any], threads: int) -> onnxruntim
     # Spinning threads would take the cores that decoding needs beside them (rf-detr#1456).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry("session.disable_prepacking", "0" if PREPACK else "1")
+    options.add_session_config_entry("session.disable_prepacking", "0" if model.recipe.precision in PREPACKED else "1")
+    if providers == [CPU]:
+        options.enable_mem_pattern = False  # a block for each batch size seen: no quicker, and 23 MB more for AlexNet
     options.log_severity_level = 3  # errors; what matters of the rest is said by the service itself
+    model.require_unchanged()
     try:
-        # With weights in another file ONNX Runtime needs the path, and maps that file; otherwise it gets the very
-        # bytes whose digest was checked.
-        source: str | bytes = str(model.path) if model.external else model.read()
-        return onnxruntime.InferenceSession(source, options, providers=providers)
-    except StartError:
-        raise
+        # By its path: ONNX Runtime maps the file of external weights, so that all processes share one copy of them.
+        session = onnxruntime.InferenceSession(str(model.path), options, providers=providers)
     except Exception as error:  # the runtime's exceptions have no common ancestor of their own
         raise StartError(f"{model.path}: ONNX Runtime refuses it: {_first_line(error)}") from error
+    model.require_unchanged()  # what it opened in between is what was checked
+    return session
 
 
 def _check(model: ModelFile, session: onnxruntime.InferenceSession) -> str:

@@ -23,6 +23,10 @@ BATCH_SIZE = Histogram("quadrant_batch_size", "Pictures in one engine call.", bu
 QUEUE_DEPTH = Gauge("quadrant_queue_depth", "Pictures waiting for the engine, all workers.", multiprocess_mode="livesum")
 DROPPED = Counter("quadrant_dropped", "Pictures dropped at dequeue; reason is expired or gone.", ["reason"])
 REFUSED = Counter("quadrant_refused", "Requests refused, by the problem's code.", ["code"])
+CACHE_LOOKUPS = Counter("quadrant_cache_lookups", "Pictures looked up in the cache; outcome is hit, coalesced (an equal "
+                        "request's answer was waited for) or miss.", ["outcome"])
+CACHE_BYTES = Gauge("quadrant_cache_bytes", "Answers that the caches hold, all workers.", multiprocess_mode="livesum")
+CACHE_EVICTIONS = Counter("quadrant_cache_evictions", "Answers given up for newer ones.")
 MODEL_READY = Gauge("quadrant_model_ready", "1 where the model is proven and its thread alive, in every worker; 0 before it is "
                     "loaded, which may be at its first request.",
                     ["model", "version"], multiprocess_mode="livemin")

@@ -12,10 +12,11 @@ import time
 from enum import StrEnum
 from typing import NamedTuple
 
-from service import logs
+from service import heap, logs, stages
 from service.admission import Admission, Line
 from service.batching import Batcher
 from service.engine import Engine, EngineFault
+from service.intact import Intact
 from service.metrics import MODEL_LOAD_SECONDS
 from service.modelfile import ModelFile
 from service.planning import Plan
@@ -43,6 +44,7 @@ class Made(NamedTuple):
 
     engine: Engine
     batcher: Batcher
+    intact: Intact | None  # where the session has mapped the weights
 
 
 class Loader:
@@ -71,17 +73,20 @@ class Loader:
             StartError: it can't be served as it is, or everything ends meanwhile.
         """
         start = time.monotonic()
+        stages.mark("fork")
         engine = Engine(model, self._settings.provider, self._planned.engine_threads)
+        stages.mark("session")
         try:
             self._go_on(name)
-            worst = engine.prove()
+            worst = engine.prove(company=self._planned.batch_cap)  # at the size that will run: it needn't be warmed again
+            stages.mark("prove")
             self._go_on(name)
             engine.warm(self._planned.batch_cap)
-            warm = time.monotonic()
-            engine.warm(1)
-            line.ran(1, time.monotonic() - warm)  # the first prediction of a wait; a batch's share will be less
+            stages.mark("warm")
+            line.ran(1, engine.alone_s)  # the first prediction of a wait; a batch's share will be less
         except EngineFault as error:
             raise StartError(f"{model.path}: {error}") from error
+        heap.trim()  # what ONNX Runtime needed to read and to order the graph
         log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider, reason=engine.reason,
                  golden_difference=worst, seconds=round(time.monotonic() - start, 3))
         return engine
@@ -128,6 +133,11 @@ class Loading:
         return None if self._made else self._reason
 
     @property
+    def overwritten(self) -> str | None:
+        """How its files were changed under its session; `None` where they weren't. Waits for nothing."""
+        return self._made.intact.problem() if self._made is not None and self._made.intact else None
+
+    @property
     def made(self) -> Made:
         """Engine and batch thread; doesn't load them.
 
@@ -150,7 +160,8 @@ class Loading:
             with self._changed:
                 if self._loader.closed:
                     raise StartError(f"{self.name} is being closed")
-                self._made = Made(engine, self._loader.batcher(self.name, engine, self._line))
+                batcher = self._loader.batcher(self.name, engine, self._line)
+                self._made = Made(engine, batcher, Intact(self._model) if self._model.external else None)
             outcome = "ok"
         finally:
             outcome = "given-up" if self._loader.closed else outcome
@@ -229,14 +240,14 @@ class Loading:
                 self._changed.notify_all()
 
     def _check_again(self) -> None:
-        """Hold the files against what was described at the start, which may be days ago.
+        """Hold the files against what was described at the start, which may be days ago; read anew if they were touched since.
 
         Raises:
             StartError: they are damaged, or others.
         """
         if self._loader.closed:
             raise StartError(f"{self.name} is being closed")
-        if (found := ModelFile.open(self._model.path).digest) != self._model.digest:
+        if (found := ModelFile.known(self._model.path).digest) != self._model.digest:
             raise StartError(f"{self._model.path} changed since the service started: SHA-256 {found}; "
                              f"expected {self._model.digest}: start it anew")
 

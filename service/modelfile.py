@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from service import protobuf, recipe
 from service.problems import StartError
@@ -24,6 +27,46 @@ _TYPED_DATA = frozenset({4, 5, 6, 7, 10, 11})  # TensorProto: float_data, int32_
 _IN_OTHER_FILE = 1  # TensorProto.DataLocation.EXTERNAL
 
 WAY_OUT = 'run "python -m export annotate"'
+# A file written within the last moments may be written again without a trace: file systems' clocks tick in steps.
+SETTLED_S = 2.0
+
+
+class Stamp(NamedTuple):
+    """What the system tells of a file without reading it; every way to write to it changes that."""
+
+    path: Path
+    device: int
+    inode: int
+    size: int  # bytes
+    modified_ns: int
+    changed_ns: int  # also by who sets the time of modification back
+
+    @classmethod
+    def of(cls, path: Path, descriptor: int | None = None) -> Stamp:
+        """The stamp of a path's file, or of an open one.
+
+        Raises:
+            OSError: it isn't there.
+        """
+        found = os.stat(path) if descriptor is None else os.fstat(descriptor)
+        return cls(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    @property
+    def current(self) -> bool:
+        """The path still leads to that very file, unwritten since."""
+        try:
+            return Stamp.of(self.path) == self
+        except OSError:
+            return False
+
+    @property
+    def overwritten(self) -> bool:
+        """The path still leads to that file, but it was written to or touched: who has mapped it sees what is in it now."""
+        try:
+            now = Stamp.of(self.path)
+        except OSError:
+            return False
+        return now[:3] == self[:3] and now != self
 
 
 @dataclass(frozen=True)
@@ -37,6 +80,7 @@ class ModelFile:
         weights_sha256: SHA-256 (hex) over the bytes of all initialisers in the graph's order, wherever they lie.
         weights_bytes: their number.
         external: some of them lie in another file of the folder.
+        stamps: of the ONNX file and the files of its weights, as they were read.
     """
 
     path: Path
@@ -48,6 +92,41 @@ class ModelFile:
     weights_sha256: str
     weights_bytes: int
     external: bool
+    stamps: tuple[Stamp, ...]
+
+    @classmethod
+    def known(cls, path: Path) -> ModelFile:
+        """As `open`, but files that this process, or the one that it was forked from, has read already are not read again.
+
+        They are taken for the same where device, inode, size and times are.
+
+        Raises:
+            StartError: as `open`.
+        """
+        model = _known.get(path)
+        if model is not None and model.unchanged:
+            return model
+        begun_ns = time.time_ns()
+        model = cls.open(path)
+        if all(stamp.changed_ns < begun_ns - SETTLED_S * 1e9 for stamp in model.stamps):
+            _known[path] = model
+        return model
+
+    @property
+    def unchanged(self) -> bool:
+        """The files are those that were read; told without reading them."""
+        return all(stamp.current for stamp in self.stamps)
+
+    def require_unchanged(self) -> None:
+        """Make sure that what is opened by its path next to this call is what was checked.
+
+        Raises:
+            StartError: a file is another one, or was written to.
+        """
+        for stamp in self.stamps:
+            if not stamp.current:
+                raise StartError(f"{stamp.path} changed while it was loaded; expected the file whose SHA-256 was checked: "
+                                 "start again when it is copied")
 
     @classmethod
     def open(cls, path: Path) -> ModelFile:
@@ -57,10 +136,11 @@ class ModelFile:
             StartError: not a file, not ONNX, not self-describing, damaged, or with weights outside its folder.
         """
         with ExitStack() as files:
-            content = files.enter_context(_mapped(path))
+            stamps: list[Stamp] = []
+            content = files.enter_context(_mapped(path, stamps))
             try:
                 said = protobuf.pairs(protobuf.views(content, _METADATA))
-                weights = _Weights(path, files)
+                weights = _Weights(path, files, stamps)
                 for graph in protobuf.views(content, _GRAPH):
                     for tensor in protobuf.views(graph, _INITIALIZER):
                         weights.add(tensor)
@@ -74,7 +154,7 @@ class ModelFile:
                 raise StartError(f"{path}: weights have SHA-256 {found}; expected {claimed}: copy the model again")
             try:
                 labels = recipe.parse_labels(said["quadrant.labels"])
-                return cls(
+                model = cls(
                     path=path,
                     recipe=Recipe.parse(said["quadrant.recipe"]),
                     labels=labels,
@@ -84,33 +164,25 @@ class ModelFile:
                     weights_sha256=found,
                     weights_bytes=weights.size,
                     external=weights.external,
+                    stamps=tuple(stamps),
                 )
             except StartError as error:
                 raise StartError(f"{path}: {error}") from error
+        model.require_unchanged()
+        return model
 
-    def read(self) -> bytes:
-        """The bytes of the ONNX file, once more.
 
-        Raises:
-            StartError: they are no longer those that were opened.
-        """
-        try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise StartError(f"{self.path} can't be read: {error.strerror}") from error
-        if (found := hashlib.sha256(content).hexdigest()) != self.digest:
-            raise StartError(f"{self.path} changed while it was loaded: SHA-256 {found}; expected {self.digest}")
-        return content
+_known: dict[Path, ModelFile] = {}  # by path; what a worker finds here its master has read
 
 
 class _Weights:
     """The digest over all initialisers, fed one after the other."""
 
-    def __init__(self, model: Path, files: ExitStack) -> None:
+    def __init__(self, model: Path, files: ExitStack, stamps: list[Stamp]) -> None:
         self.sha256 = hashlib.sha256()
         self.size = 0
         self.external = False
-        self._model, self._files = model, files
+        self._model, self._files, self._stamps = model, files, stamps
         self._opened: dict[str, memoryview] = {}
 
     def add(self, tensor: memoryview) -> None:
@@ -138,7 +210,7 @@ class _Weights:
         if location in ("", ".", "..") or Path(location).name != location or file.resolve().parent not in folders:
             raise StartError(f'{self._model}: weights lie in "{location}"; expected the bare name of a file beside the model')
         if location not in self._opened:
-            self._opened[location] = self._files.enter_context(_mapped(file))
+            self._opened[location] = self._files.enter_context(_mapped(file, self._stamps))
         content = self._opened[location]
         try:
             offset = int(place.get("offset", "0"))
@@ -151,14 +223,15 @@ class _Weights:
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    """A file's bytes without reading them all into memory.
+def _mapped(path: Path, stamps: list[Stamp]) -> Iterator[memoryview]:
+    """A file's bytes without reading them all into memory; its stamp is added to the others.
 
     Raises:
         StartError: it can't be read, or is empty.
     """
     try:
         with path.open("rb") as file:
+            stamps.append(Stamp.of(path, file.fileno()))  # before its bytes are read
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise StartError(f"{path} can't be read: {error.strerror}") from error

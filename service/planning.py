@@ -6,6 +6,7 @@ comes with its reason in words.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ UNLIMITED = 2**60  # cgroup v1 writes a number near 2^63 for "no limit"
 
 CPUS_A_WORKER = 4  # Pillow and ONNX Runtime work outside the interpreter's lock: one process fills several cores
 MOST_WORKERS = 16
+# Beside a GPU they decode and little else: five times as many requests for each CPU, so that Python is the limit sooner.
+CPUS_A_GPU_WORKER = 2
+MOST_GPU_WORKERS = 8  # each has some hundred MB of the GPU for CUDA alone, and the weights again
 BATCH_CAP = {"cpu": 16, "cuda": 64}  # a CPU gains little beyond; a GPU's latency hardly grows until there
+CUDA_LIBRARY, CUDA_DRIVER = "libonnxruntime_providers_cuda.so", "libcuda.so.1"  # of onnxruntime-gpu; of NVIDIA's driver
 LEAST_REQUEST_THREADS, MOST_REQUEST_THREADS = 32, 128  # slow senders hold a thread each: more than there are cores
 LEAST_DECODE_MEMORY, MOST_DECODE_MEMORY = 128 * 2**20, 4 * 2**30  # bytes, a process
 
@@ -59,20 +64,51 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
         reasons[name] = reason if given is None else f"set by {names.variable(name)}"
         return number if given is None else given
 
-    workers = decide("workers", min(MOST_WORKERS, max(1, cpus // CPUS_A_WORKER)),
-                     f"{_count(cpus, 'usable CPU')}, a process for every {CPUS_A_WORKER}")
+    gpu, found = _gpu(settings.provider)
+    each, most = (CPUS_A_GPU_WORKER, MOST_GPU_WORKERS) if gpu else (CPUS_A_WORKER, MOST_WORKERS)
+    workers = decide("workers", min(most, max(1, cpus // each)),
+                     f"{_count(cpus, 'usable CPU')}, a process for every {each}{', to decode for one GPU' if gpu else ''}")
     share = max(1, cpus // workers)
     processes = _count(workers, "process", "processes")
     engine_threads = decide("engine_threads", share, f"{_count(cpus, 'usable CPU')} over {processes}")
-    request_threads = decide("request_threads", min(MOST_REQUEST_THREADS, max(LEAST_REQUEST_THREADS, 8 * share)),
+    batch_cap = decide("batch_cap", BATCH_CAP["cuda" if gpu else "cpu"], f"for a GPU{found}" if gpu else f"for CPUs{found}")
+    least = max(LEAST_REQUEST_THREADS, 2 * batch_cap) if gpu else LEAST_REQUEST_THREADS
+    request_threads = decide("request_threads", min(MOST_REQUEST_THREADS, max(least, 8 * share)),
+                             f"two batches' worth: one on the GPU, one being decoded; {MOST_REQUEST_THREADS} at most" if gpu else
                              f"{LEAST_REQUEST_THREADS} or 8 a CPU: a slow sender holds one, without work")
-    cuda = settings.provider == "cuda"
-    batch_cap = decide("batch_cap", BATCH_CAP["cuda" if cuda else "cpu"], "for a GPU" if cuda else "for CPUs")
     decode_memory = decide("decode_memory", min(MOST_DECODE_MEMORY, max(LEAST_DECODE_MEMORY, memory // 2 // workers)),
                            f"half of {memory / 2**30:.1f} GiB over {processes}, within {_gib(LEAST_DECODE_MEMORY)} and "
                            f"{_gib(MOST_DECODE_MEMORY)}")
     reasons["queue_capacity"] = f"set by {names.variable('queue_capacity')}, or its default"
     return Plan(workers, request_threads, engine_threads, batch_cap, settings.queue_capacity, decode_memory, reasons)
+
+
+def lacking_for_cuda() -> str:
+    """What is missing here for CUDA, told without ONNX Runtime; empty when nothing seems to be.
+
+    Whether it works, only a session can show: the plan is made before there is one, and a process that has asked CUDA itself
+    can't be forked any more.
+    """
+    found = importlib.util.find_spec("onnxruntime")
+    if not any(Path(place, "capi", CUDA_LIBRARY).exists() for place in (found and found.submodule_search_locations) or ()):
+        return "this onnxruntime is built without CUDA"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0].strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides all GPUs"
+    import ctypes  # not for those who end above
+
+    try:
+        ctypes.CDLL(CUDA_DRIVER)
+    except OSError:
+        return f"there is no NVIDIA driver ({CUDA_DRIVER})"
+    return ""
+
+
+def _gpu(provider: str) -> tuple[bool, str]:
+    """Whether to plan for a GPU; what `auto` saw, to be set behind a reason."""
+    if provider != "auto":
+        return provider == "cuda", ""
+    lacking = lacking_for_cuda()
+    return not lacking, f": auto, and {lacking}" if lacking else ": auto, and CUDA's provider and NVIDIA's driver are here"
 
 
 def usable_cpus(cgroup: Path = CGROUP_OF_THIS_PROCESS, root: Path = CGROUPS) -> int:

@@ -1,16 +1,20 @@
 """gunicorn as a library: the address, the processes, how they start, drain and end.
 
-The master makes no session and loads no ONNX Runtime; each worker loads the application for itself, after the fork.
+The master reads and checks the models and imports the code; its workers inherit both, with the memory that they take. It makes
+no session: each worker loads the application for itself, after the fork.
 Exit codes: 0 after SIGTERM or SIGINT, 2 where the service can't start as it is set, 1 for a fault of its own.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import logging
 import math
 import os
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +22,7 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from service import logs, metrics, planning, shelf
+from service import heap, logs, metrics, planning, shelf, stages
 from service import settings as names
 from service.planning import Plan
 from service.problems import StartError
@@ -34,6 +38,7 @@ BOOT_S = 300  # a worker's heartbeat begins when its models are loaded and prove
 KEEPALIVE_S = 65  # longer than a balancer keeps an idle connection (60 s is usual), so that it never picks one that is closing
 CONNECTIONS = 1000  # open ones, a worker; the rest waits in the kernel's queue
 BACKLOG = 1024
+HEAPS = 2  # of the allocator: one a thread kept what others could have used (docs/performance.md, Memory and start)
 SLACK_S = 2.0  # gunicorn's loop looks about once a second
 HALTING = {Arbiter.WORKER_BOOT_ERROR: 1, Arbiter.APP_LOAD_ERROR: 2}  # how a worker that can't start ends the master → our code
 
@@ -88,7 +93,7 @@ class Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         for name, value in configuration(self._settings, self._plan).items():
             self.cfg.set(name, value)
         self.cfg.set("bind", self._bind)
-        self.cfg.set("post_worker_init", self._announce)
+        self.cfg.set("post_worker_init", self._ready)
 
     def load(self) -> Flask:
         """Load the models, in the worker."""
@@ -101,7 +106,8 @@ class Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
                 print(f"Error: {error}", file=sys.stderr, flush=True)
             sys.exit(Arbiter.APP_LOAD_ERROR)
 
-    def _announce(self, worker: Worker) -> None:
+    def _ready(self, worker: Worker) -> None:
+        _worker_ready(worker)
         if not self._announced.mine():
             return
         first = worker.wsgi.extensions[KEY].catalog.find()
@@ -124,8 +130,9 @@ def serve(settings: Settings) -> None:
         log.warning("unknown_setting", detail=sentence)
     metrics.prepare_directory()
     plan = planning.plan(settings)
-    default = shelf.check(settings)
-    service = Service(settings, plan, listen(settings.host, settings.port), default)
+    listener = listen(settings.host, settings.port)
+    stages.mark("settings")
+    service = Service(settings, plan, listener, inherit(settings))
     master = os.getpid()
     try:
         Master(service).run()
@@ -133,6 +140,26 @@ def serve(settings: Settings) -> None:
         if os.getpid() == master and end.code in HALTING:
             raise SystemExit(HALTING[end.code]) from None
         raise
+
+
+def inherit(settings: Settings) -> shelf.Default:
+    """Do once, before any fork, what each worker would do again: hash the models, import the application; the default model.
+
+    Raises:
+        StartError: a model can't be served.
+    """
+    heap.share(HEAPS)
+    # Nothing here multiplies matrices with NumPy; its library would start a thread a core, which no fork survives.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with ThreadPoolExecutor(1) as pool:  # hashing leaves the interpreter's lock to the imports
+        checked = pool.submit(shelf.check, settings)
+        importlib.import_module("service.app")
+        stages.mark("imports")
+        default = checked.result()
+    gc.collect()
+    gc.freeze()  # the collector's marks would make workers copy the pages of what they inherit
+    stages.mark("models")
+    return default
 
 
 def configuration(settings: Settings, plan: Plan) -> dict[str, Any]:
@@ -151,6 +178,8 @@ def configuration(settings: Settings, plan: Plan) -> dict[str, Any]:
         "loglevel": "debug" if settings.log_level == "debug" else "warning",
         "control_socket_disable": True,  # nobody asks it, and it would lie about in the working directory
         "proc_name": "quadrant",
+        "pre_fork": _pre_fork,
+        "post_worker_init": _worker_ready,
         "child_exit": _child_exit,
     }
 
@@ -166,7 +195,10 @@ def for_gunicorn() -> dict[str, Any]:
         settings = Settings.read()
         logs.configure(settings.log_level)
         metrics.prepare_directory()
-        return configuration(settings, planning.plan(settings))
+        plan = planning.plan(settings)
+        stages.mark("settings")
+        inherit(settings)
+        return configuration(settings, plan)
     except StartError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -209,6 +241,20 @@ def plan_lines(plan: Plan) -> list[str]:
         shown = f"{number // 2**20:,} MiB" if name == "decode_memory" else str(number)
         lines.append(f"  {name.replace('_', ' '):<17} {shown} ({reason})")
     return lines
+
+
+def _pre_fork(_: Arbiter, worker: Worker) -> None:
+    if worker.age == 1:
+        stages.mark("gunicorn")
+    else:
+        stages.restart()
+
+
+def _worker_ready(worker: Worker) -> None:
+    """From here on connections are taken."""
+    stages.mark("application")
+    took = stages.took()
+    log.info("worker_ready", worker=worker.age, seconds=round(sum(took.values()), 3), stages=took)
 
 
 def _child_exit(_: Arbiter, worker: Worker) -> None:

@@ -100,6 +100,8 @@ class Settings:
     max_pixels: int = setting(50_000_000, "most pixels of a picture, by its header", minimum=1)
     max_pictures: int = setting(32, "most pictures in one call", minimum=1, maximum=1024)
     decode_memory: int | None = planned("memory that pictures may take while they are decoded, a process", in_bytes=True)
+    cache_bytes: int = setting(
+        0, "memory for answers to pictures that come again, a process; 0: every picture is classified", minimum=0, in_bytes=True)
     body_timeout_s: float = setting(30.0, "longest time for a body to arrive", minimum=0.1)
     drain_delay_s: float = setting(0.0, "time to serve on, unready, after SIGTERM, while balancers look away", minimum=0)
     drain_timeout_s: float = setting(30.0, "longest wait for requests in flight when stopping", minimum=0)
@@ -175,7 +177,7 @@ def _shown(each: Field[Any]) -> str:
         return "planned"
     if default is None or default is MISSING:
         return "none"
-    if kind.in_bytes:
+    if kind.in_bytes and default:
         return f"`{default // 2**20}MiB`"
     return f"`{default:g}`" if kind.base is float else f"`{default}`"
 

@@ -70,7 +70,7 @@ def choose(found: list[Place], settings: Settings) -> Default:
 
 
 def check(settings: Settings) -> Default:
-    """Open and check every model without loading any; the default one.
+    """Open and check every model without loading any; the default one. What is read here needn't be read again (`known`).
 
     Raises:
         StartError: one can't be served, or the default one isn't the file that QUADRANT_MODEL_SHA256 names.
@@ -78,7 +78,7 @@ def check(settings: Settings) -> Default:
     found = places(settings.models)
     default = choose(found, settings)
     for place in found:
-        model = ModelFile.open(place.path)
+        model = ModelFile.known(place.path)
         if place == latest(found, default.name):
             check_digest(model, settings)
     return default

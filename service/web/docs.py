@@ -9,7 +9,6 @@ import functools
 from importlib import resources
 from typing import Any
 
-import yaml
 from flask import Blueprint, Response, render_template_string, send_from_directory
 
 from service import __version__
@@ -47,6 +46,8 @@ Its <code>code</code> is stable; sentences are not.</p>
 @functools.cache
 def description() -> dict[str, Any]:
     """The OpenAPI document, as `openapi.yaml` has it, with the version that runs."""
+    import yaml  # only for whoever asks
+
     document: dict[str, Any] = yaml.safe_load(resources.files("service.web").joinpath("openapi.yaml").read_text("utf-8"))
     document["info"]["version"] = __version__
     return document

@@ -16,10 +16,10 @@ VARIABLE = "SLOW_WHILE"  # names the file
 
 
 class Slow(Engine):
-    def prove(self, golden=None):
+    def prove(self, golden=None, company=0):
         while Path(os.environ[VARIABLE]).exists():
             time.sleep(0.01)
-        return super().prove(golden)
+        return super().prove(golden, company)
 
 
 def create_app() -> Flask:

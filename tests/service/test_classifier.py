@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
@@ -13,8 +15,10 @@ import pytest
 from structlog.contextvars import bind_contextvars
 
 from service import images
+from service.answer import Timing
 from service.catalog import Catalog
 from service.classifier import Answer, Classifier, Options
+from service.metrics import PICTURES as PICTURES_ANSWERED
 from service.problems import BadOption, DeadlineExceeded, Internal, Overloaded, Problem, TooManyPictures, TooManyPixels
 from service.settings import Settings
 from tests import models
@@ -150,3 +154,111 @@ def test_places_are_free_again_after_every_way_out(classifier):
             except Problem:
                 pass
     assert classifier._line.ahead == 0
+
+
+@pytest.fixture
+def remembering(settings: Settings) -> Iterator[Classifier]:
+    """With a cache."""
+    catalog = Catalog.load(dataclasses.replace(settings, cache_bytes=2**20))
+    yield catalog.find()
+    catalog.close()
+
+
+def test_the_same_picture_again_is_answered_without_work(remembering, monkeypatch):
+    """Everything but the id and the times is the same, and these are the second request's own."""
+    bind_contextvars(request_id="first")
+    first = remembering.classify(PICTURES[2], Options(top_k=2))
+    monkeypatch.setattr(images, "inspect", None)  # would fail if it were called
+    monkeypatch.setattr(remembering._line, "admit", None)
+    bind_contextvars(request_id="second")
+    second = remembering.classify(PICTURES[2], Options(top_k=2))
+    assert (first.cached, second.cached) == (False, True)
+    assert (first.id, second.id) == ("first", "second")
+    assert second == msgspec.structs.replace(first, id="second", timing_ms=Timing(0.0, 0.0, 0.0, 0.0, 0))
+
+
+def test_options_are_part_of_the_key_as_they_act(remembering):
+    """Who asks for one label must not get five; who asks for the default by its number gets what is there."""
+    assert len(remembering.classify(PICTURES[0]).predictions) == 4
+    assert remembering.classify(PICTURES[0], Options(top_k=4)).cached
+    assert len(remembering.classify(PICTURES[0], Options(top_k=1)).predictions) == 1
+    assert remembering.classify(PICTURES[0], Options(threshold=1.0)).predictions == []
+
+
+def test_of_several_pictures_only_the_new_ones_take_places(remembering):
+    """The queue holds 8: what is there already doesn't count against it."""
+    bind_contextvars(request_id="req-3")
+    remembering.classify_many(PICTURES[:2])
+    unpacked = BadOption("picture is not base64")
+    sent = [*PICTURES[:2] * 3, unpacked, PICTURES[3], b"rubbish", PICTURES[3]]
+    results = remembering.classify_many(sent)
+    assert [result.code if isinstance(result, Problem) else (result.predictions[0].id, result.cached) for result in results] == [
+        *[("q0", True), ("q1", True)] * 3, "bad-option", ("q3", False), "unsupported-format", ("q3", True)]
+    assert [result.id for result in results if isinstance(result, Answer)] == [f"req-3-{n}" for n in (0, 1, 2, 3, 4, 5, 7, 9)]
+    assert remembering._line.ahead == 0
+
+
+def test_a_request_without_room_is_refused_and_the_next_one_is_not_held_up(remembering):
+    """What was begun for it is over; an equal request later must not wait for it."""
+    with remembering._line.admit(8), pytest.raises(Overloaded):
+        remembering.classify(PICTURES[1])
+    assert remembering.classify(PICTURES[1]).predictions[0].id == "q1"
+    with remembering._line.admit(8):
+        assert remembering.classify(PICTURES[1]).cached
+
+
+def test_a_client_that_went_away_takes_nobody_along(remembering, monkeypatch):
+    """The one that waits for it is answered all the same, by its own work."""
+    entered, waits, release = threading.Event(), threading.Event(), threading.Event()
+    prepare, follow = remembering._prepare, remembering._cache._follow
+
+    def held(*arguments: object) -> object:
+        entered.set()
+        assert release.wait(10)
+        return prepare(*arguments)
+
+    def followed(*arguments: object) -> object:
+        waits.set()
+        return follow(*arguments)
+
+    monkeypatch.setattr(remembering, "_prepare", held)
+    monkeypatch.setattr(remembering._cache, "_follow", followed)
+    with ThreadPoolExecutor(2) as callers:
+        left = callers.submit(remembering.classify, PICTURES[0], gone=lambda: True)
+        assert entered.wait(10)
+        stayed = callers.submit(remembering.classify, PICTURES[0])
+        assert waits.wait(10)
+        release.set()
+        assert isinstance(left.exception(10), DeadlineExceeded)
+        answer = stayed.result(10)
+    assert (answer.predictions[0].id, answer.cached) == ("q0", False)
+    assert remembering._line.ahead == 0
+
+
+def test_cached_pictures_count_as_answered(remembering):
+    """A dashboard that loses them shows a service that falls asleep."""
+    def count() -> float:
+        return PICTURES_ANSWERED.labels("quadrants", "ok")._value.get()
+
+    before = count()
+    for _ in range(3):
+        remembering.classify(PICTURES[0])
+    assert count() - before == 3
+
+
+def test_without_a_cache_nothing_is_hashed(classifier, monkeypatch):
+    """Off means that it costs nothing."""
+    monkeypatch.setattr("service.cache.hashlib", None)  # would fail if it were used
+    assert not classifier.classify(PICTURES[0]).cached
+    assert not classifier.classify(PICTURES[0]).cached
+
+
+def test_models_share_one_cache_and_keep_their_names(settings, tmp_path):
+    """Two models must not hold twice what was allowed; one file under two names answers alike, as what it was asked for."""
+    for name in ("a", "b"):
+        models.build(tmp_path / name / "1" / "model.onnx")
+    catalog = Catalog.load(dataclasses.replace(settings, cache_bytes=2**20, models=tmp_path, model="a", load="all"))
+    first, second = (catalog.find(name).classify(PICTURES[0]) for name in ("a", "b"))
+    assert (first.cached, second.cached) == (False, True)
+    assert (first.model.name, second.model.name) == ("a", "b")
+    catalog.close()

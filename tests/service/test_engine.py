@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -57,6 +59,65 @@ def test_a_proven_model_says_how_close_it_came(running):
     """Ready means proven."""
     assert running.prove() <= engine.GOLDEN_TOLERANCE["fp32"]
     running.warm(3)
+
+
+def test_every_size_is_warm_and_none_is_run_twice(tiny_model, monkeypatch):
+    """The proof runs at the cap already; each further run would cost every start of a large model a fifth of a second."""
+    found, sizes = Engine(tiny_model, "cpu", 1), []
+    real = found._session
+
+    class Counting:
+        def run(self, outputs, given):
+            sizes.append(len(given["pixels"]))
+            return real.run(outputs, given)
+
+    monkeypatch.setattr(found, "_session", Counting())
+    found.prove(company=13)
+    assert sizes == [1, 1, 1, 1, 13]
+    found.warm(13)
+    assert len(sizes) == 5
+    found.warm(16)
+    assert sizes[5:] == [16]
+    assert found.alone_s > 0
+
+
+def test_a_small_cap_is_proven_in_company_all_the_same(tiny_model):
+    """Fewer than each example twice would show less."""
+    found = Engine(tiny_model, "cpu", 1)
+    assert found.prove(company=1) <= 1e-5
+    found.warm(1)
+
+
+def test_weights_are_shared_but_for_int8(tiny_model, tmp_path, monkeypatch):
+    """In an order of the processor's own, each process has a copy: int8 needs it, fp32 needs the memory."""
+    seen = []
+    real = onnxruntime.InferenceSession
+
+    def remember(source: Any, options: onnxruntime.SessionOptions, **rest: Any) -> Any:
+        seen.append((source, options.get_session_config_entry("session.disable_prepacking")))
+        return real(source, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", remember)
+    Engine(tiny_model, "cpu", 1)
+    Engine(dataclasses.replace(tiny_model, recipe=msgspec.structs.replace(tiny_model.recipe, precision="int8")), "cpu", 1)
+    assert seen == [(str(tiny_model.path), "1"), (str(tiny_model.path), "0")]
+
+
+def test_a_model_that_changes_under_the_runtime_ends_the_start(tmp_path, monkeypatch):
+    """It opens the files by their paths, a moment after they were checked."""
+    path = models.build(tmp_path / "model.onnx", external=True)
+    model = ModelFile.open(path)
+    real = onnxruntime.InferenceSession
+
+    def meanwhile(*args: Any, **named: Any) -> Any:
+        found = real(*args, **named)
+        (tmp_path / "new").write_bytes((tmp_path / "weights.bin").read_bytes())
+        (tmp_path / "new").rename(tmp_path / "weights.bin")
+        return found
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", meanwhile)
+    with pytest.raises(StartError, match=r"weights\.bin changed while it was loaded"):
+        Engine(model, "cpu", 1)
 
 
 def test_external_weights_are_served_too(tmp_path):

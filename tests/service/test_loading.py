@@ -54,11 +54,11 @@ def gate(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate()
 
     class Gated(Engine):
-        def prove(self, golden=None):
+        def prove(self, golden=None, company=0):
             gate.made += 1
             gate.entered.set()
             assert gate.open.wait(PATIENCE_S)
-            return super().prove(golden)
+            return super().prove(golden, company)
 
     monkeypatch.setattr(loading, "Engine", Gated)
     yield gate
@@ -201,10 +201,10 @@ def test_models_are_loaded_one_at_a_time(settings, folder, monkeypatch, pool):
     inside, most = [], []
 
     class Watched(Engine):
-        def prove(self, golden=None):
+        def prove(self, golden=None, company=0):
             inside.append(self)
             most.append(len(inside))
-            found = super().prove(golden)
+            found = super().prove(golden, company)
             inside.remove(self)
             return found
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
+from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from service import modelfile
 from service.modelfile import ModelFile
 from service.problems import StartError
 from tests import models
@@ -140,14 +144,48 @@ def test_weights_as_lists_of_numbers_are_refused(tmp_path):
         ModelFile.open(path)
 
 
-def test_a_model_that_changes_while_it_is_loaded_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
+@pytest.mark.parametrize("how", ["overwritten", "replaced", "removed", "overwritten, its time set back"])
+def test_a_model_that_changes_while_it_is_loaded_is_refused(tmp_path, name, how):
     """What is served is what was checked."""
+    opened = ModelFile.open(models.build(tmp_path / "model.onnx", external=True))
+    opened.require_unchanged()
+    file = tmp_path / name
+    content, before = file.read_bytes(), file.stat()
+    if how == "removed":
+        file.unlink()
+    elif how == "replaced":
+        (tmp_path / "new").write_bytes(content)
+        (tmp_path / "new").rename(file)
+    else:
+        file.write_bytes(content[::-1])
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + ("back" not in how)))
+    age(file, before)
+    assert not opened.unchanged
+    with pytest.raises(StartError, match=f"{name} changed while it was loaded"):
+        opened.require_unchanged()
+
+
+def test_what_was_read_is_not_read_again(tmp_path, monkeypatch):
+    """244 MB are hashed once, in the master; its workers compare stamps."""
+    path = models.build(tmp_path / "model.onnx", external=True)
+    monkeypatch.setattr(modelfile, "SETTLED_S", -3600.0)  # as if all had been written an hour ago
+    first = ModelFile.known(path)
+    assert ModelFile.known(path) is first
+    models.build(path, external=True, name="another")
+    os.utime(path)
+    second = ModelFile.known(path)
+    assert (first.recipe.name, second.recipe.name) == ("quadrants", "another")
+    (tmp_path / "weights.bin").write_bytes(bytes(24))
+    os.utime(tmp_path / "weights.bin", ns=(0, 0))
+    with pytest.raises(StartError, match="SHA-256"):
+        ModelFile.known(path)
+
+
+def test_what_was_written_just_now_is_read_again(tmp_path):
+    """Two writes within one tick of the file system's clock leave the same stamp."""
     path = models.build(tmp_path / "model.onnx")
-    opened = ModelFile.open(path)
-    assert opened.read() == path.read_bytes()
-    models.build(path, name="another")
-    with pytest.raises(StartError, match="changed while it was loaded"):
-        opened.read()
+    assert ModelFile.known(path) is not ModelFile.known(path)
 
 
 def relocate(path, location):
@@ -157,3 +195,10 @@ def relocate(path, location):
             if entry.key == "location":
                 entry.value = location
     path.write_bytes(model.SerializeToString())
+
+
+def age(file: Path, before: os.stat_result) -> None:
+    """Change a file's mode until the file system's clock has ticked: its steps are longer than a test."""
+    while file.exists() and file.stat().st_ctime_ns == before.st_ctime_ns:
+        time.sleep(0.001)
+        file.chmod(before.st_mode ^ 0o100)

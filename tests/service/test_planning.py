@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import os
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +20,8 @@ CPUS = 64
 
 @pytest.fixture(autouse=True)
 def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host of 64 CPUs, all in the affinity mask."""
+    """A host of 64 CPUs, all in the affinity mask, without a GPU."""
+    monkeypatch.setattr(planning, "lacking_for_cuda", lambda: "there is no GPU in this test")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(CPUS)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 256)
 
@@ -96,5 +103,76 @@ def test_what_is_set_wins():
 
 
 def test_a_gpu_takes_larger_batches():
-    """Its time hardly grows with the batch until there."""
-    assert planning.plan(Settings(provider="cuda"), 8, 2**30).batch_cap > planning.plan(Settings(), 8, 2**30).batch_cap
+    """Its time hardly grows with the batch until there; and enough requests are there at once to fill them."""
+    gpu, cpu = planning.plan(Settings(provider="cuda"), 8, 2**30), planning.plan(Settings(), 8, 2**30)
+    assert gpu.batch_cap > cpu.batch_cap
+    assert gpu.request_threads > gpu.batch_cap
+    assert gpu.reasons["batch_cap"] == "for a GPU"
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (4, 2), (16, 8), (96, planning.MOST_GPU_WORKERS)])
+def test_several_processes_decode_for_one_gpu(cpus, workers):
+    """One alone can't decode as fast as a GPU classifies; too many would fill its memory."""
+    found = planning.plan(Settings(provider="cuda"), cpus, 2**34)
+    assert found.workers == workers
+    assert found.reasons["workers"].endswith("a process for every 2, to decode for one GPU")
+
+
+def test_auto_that_will_be_cuda_gets_its_plan(monkeypatch):
+    """The default setting, on a machine with a GPU; who reads the plan learns what auto went by."""
+    monkeypatch.setattr(planning, "lacking_for_cuda", lambda: "")
+    found, asked = planning.plan(Settings(), 16, 2**34), planning.plan(Settings(provider="cuda"), 16, 2**34)
+    assert (found.workers, found.request_threads, found.batch_cap) == (asked.workers, asked.request_threads, asked.batch_cap)
+    assert found.reasons["batch_cap"] == "for a GPU: auto, and CUDA's provider and NVIDIA's driver are here"
+    assert planning.plan(Settings(provider="cpu"), 16, 2**34).reasons["batch_cap"] == "for CPUs"
+
+
+def test_auto_without_a_gpu_says_what_is_lacking():
+    """Whoever put a GPU into the machine wants to know why it isn't used."""
+    assert planning.plan(Settings(), 16, 2**34).reasons["batch_cap"] == "for CPUs: auto, and there is no GPU in this test"
+
+
+LACKING = planning.lacking_for_cuda  # before the fixture replaces it
+
+
+@pytest.mark.parametrize(("provider", "visible", "driver", "lacking"), [
+    pytest.param(True, None, True, "", id="all there"),
+    pytest.param(True, "1,0", True, "", id="some of the GPUs"),
+    pytest.param(False, None, True, "this onnxruntime is built without CUDA", id="the build for CPUs"),
+    pytest.param(True, "", True, "CUDA_VISIBLE_DEVICES hides all GPUs", id="hidden"),
+    pytest.param(True, "-1", True, "CUDA_VISIBLE_DEVICES hides all GPUs", id="hidden, the other way"),
+    pytest.param(True, None, False, "there is no NVIDIA driver (libcuda.so.1)", id="no driver"),
+])
+def test_what_cuda_lacks_is_seen_from_outside(tmp_path, monkeypatch, provider, visible, driver, lacking):
+    """By the library that only onnxruntime-gpu brings, and by the driver's."""
+    (tmp_path / "capi").mkdir()
+    if provider:
+        (tmp_path / "capi" / planning.CUDA_LIBRARY).touch()
+    spec = ModuleSpec("onnxruntime", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    def load(name: str) -> None:
+        if not driver:
+            raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert LACKING() == lacking
+
+
+def test_without_onnxruntime_there_is_no_cuda(monkeypatch):
+    """The plan can be printed before everything is installed."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert LACKING() == "this onnxruntime is built without CUDA"
+
+
+def test_a_plan_needs_no_onnxruntime():
+    """The master process plans, and forks: a session's libraries in it would cost its start, and CUDA its children."""
+    code = "import sys; from service import planning, settings; planning.plan(settings.Settings(), 8, 2**30); " \
+           "print('onnxruntime' in sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"

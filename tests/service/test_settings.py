@@ -70,6 +70,13 @@ def test_bytes_may_carry_a_unit(text, number):
     assert Settings.read({"QUADRANT_DECODE_MEMORY": text}).decode_memory == number
 
 
+def test_there_is_no_cache_unless_asked_for():
+    """It takes memory, and time for each hash."""
+    assert Settings.read({}).cache_bytes == 0
+    assert Settings.read({"QUADRANT_CACHE_BYTES": "64MiB"}).cache_bytes == 64 * 2**20
+    assert "| `QUADRANT_CACHE_BYTES` | `0` |" in settings.markdown()
+
+
 def test_misspelt_variables_are_told():
     """A setting that silently does nothing costs an afternoon; what Kubernetes adds is no misspelling."""
     environ = {"QUADRANT_WORKER": "2", "QUADRANT_SERVICE_HOST": "10.0.0.1", "QUADRANT_PORT_80_TCP_PORT": "80", "PATH": "/bin"}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
 import re
+from collections.abc import Iterator
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from service.app import create_app
 from service.catalog import Catalog
 from service.problems import DeadlineExceeded, Overloaded
+from service.settings import Settings
 from tests import models
 from tests.service import pictures
 
@@ -108,3 +112,42 @@ def test_several_pictures_enter_one_batch(client: FlaskClient):
     reply = client.post("/classify", json={"inputs": [base64.b64encode(data).decode() for data, _ in files]})
     assert [result["predictions"][0]["index"] for result in reply.json["results"]] == [row for _, row in files]
     assert len({result["id"] for result in reply.json["results"]}) == 4
+
+
+@pytest.fixture
+def remembering(settings: Settings) -> Iterator[FlaskClient]:
+    """A client of a service with a cache."""
+    settings = dataclasses.replace(settings, cache_bytes=2**20)
+    catalog = Catalog.load(settings)
+    yield create_app(settings, catalog).test_client()
+    catalog.close()
+
+
+def test_a_picture_that_comes_again_is_told_by_a_header(remembering: FlaskClient, picture: bytes):
+    """The answer is the same but for the id and the times; both tell the truth."""
+    first, second = (remembering.post("/classify", data=picture, headers={"X-Request-Id": name}) for name in ("one", "two"))
+    assert [reply.headers["X-Cache"] for reply in (first, second)] == ["miss", "hit"]
+    assert second.json == first.json | {
+        "id": "two", "timing_ms": {"decode": 0, "preprocess": 0, "queue": 0, "inference": 0, "batch_size": 0}}
+    assert second.headers["Server-Timing"].startswith("decode;dur=0.0, preprocess;dur=0.0, queue;dur=0.0, inference;dur=0.0, ")
+
+
+def test_without_a_cache_there_is_no_header(client: FlaskClient, picture: bytes):
+    """It would say that something is set up that isn't."""
+    assert [client.post("/classify", data=picture).headers.get("X-Cache") for _ in range(2)] == [None, None]
+
+
+def test_of_several_all_must_come_from_the_cache_for_a_hit(remembering: FlaskClient):
+    """One header for all; a problem is no hit."""
+    def told(*sent: bytes) -> str | None:
+        inputs = [base64.b64encode(data).decode() for data in sent]
+        return remembering.post("/classify", json={"inputs": inputs}).headers["X-Cache"]
+
+    first, second = (models.png(models.quadrant_picture(row)) for row in (0, 1))
+    assert [told(first), told(first, second), told(first, second), told(first, b"rubbish")] == ["miss", "miss", "hit", "miss"]
+
+
+def test_a_bad_picture_is_refused_again_and_has_no_header(remembering: FlaskClient):
+    """Problems aren't kept; the header is about answers."""
+    replies = [remembering.post("/classify", data=pictures.jpeg()[:-200]) for _ in range(2)]
+    assert [(reply.status_code, reply.headers.get("X-Cache")) for reply in replies] == [(422, None)] * 2

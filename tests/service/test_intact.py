@@ -1,0 +1,80 @@
+"""A model that is written over while it is served."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from service.catalog import Catalog
+from service.intact import Intact
+from service.modelfile import ModelFile
+from tests import models
+from tests.running import eventually
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    models.build(tmp_path / "quadrants" / "1" / "model.onnx", external=True)
+    return tmp_path / "quadrants" / "1" / "weights.bin"
+
+
+@pytest.fixture
+def intact(weights: Path) -> Intact:
+    return Intact(ModelFile.open(weights.with_name("model.onnx")))
+
+
+def overwrite(file: Path, content: bytes) -> None:
+    """In place, as `cp` does, so that the file's time is another one."""
+    before = file.stat().st_mtime_ns
+    while file.stat().st_mtime_ns == before:
+        file.write_bytes(content)
+
+
+def settled(intact: Intact) -> None:
+    """Wait for the thread that a look has started."""
+    intact.problem()
+    with intact._reading:
+        pass
+
+
+def test_what_is_written_over_in_place_is_noticed(intact, weights):
+    """The session sees each byte as it is written: its answers are of no model."""
+    assert intact.problem() is None
+    overwrite(weights, bytes(weights.stat().st_size))
+    settled(intact)
+    assert "quadrants/1 were overwritten while they are served" in intact.problem()
+    assert str(weights.parent) not in intact.problem()
+
+
+def test_the_same_bytes_are_the_same_model(intact, weights):
+    """Somebody copied it once more, or set its time."""
+    overwrite(weights, weights.read_bytes())
+    settled(intact)
+    assert intact.problem() is None
+    assert not any(stamp.overwritten for stamp in intact._seen)
+    overwrite(weights, bytes(weights.stat().st_size))
+    settled(intact)
+    assert intact.problem()
+
+
+def test_a_file_in_its_place_is_no_harm(intact, weights):
+    """The session keeps the old one; the next start takes the new one."""
+    (weights.parent / "new").write_bytes(bytes(24))
+    (weights.parent / "new").rename(weights)
+    settled(intact)
+    assert intact.problem() is None
+    weights.unlink()
+    settled(intact)
+    assert intact.problem() is None
+
+
+def test_a_process_whose_model_was_overwritten_is_unready(settings, weights):
+    """Balancers must send nothing to answers of no model."""
+    catalog = Catalog.load(dataclasses.replace(settings, models=weights.parents[2]))
+    assert catalog.ready() == (True, [])
+    overwrite(weights, bytes(weights.stat().st_size))
+    eventually(lambda: not catalog.ready()[0], "it is still ready")
+    assert "were overwritten" in catalog.ready()[1][0]
+    catalog.close()
