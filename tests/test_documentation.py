@@ -15,7 +15,7 @@ import pytest
 
 import export.__main__
 import service.__main__
-from loadtest import accuracy, models_cost, run
+from loadtest import accuracy, bench, curve, limit, models_cost, profile, run, start, tune
 from service import settings
 from service.app import create_app
 from service.settings import Settings
@@ -28,7 +28,9 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("*/README.
 COMMANDS = {
     "-m service": service.__main__.main, "-m export": export.__main__.main,
     "-m loadtest.run": run.main, "-m loadtest.accuracy": accuracy.main,
-    "-m loadtest.models_cost": models_cost.main,
+    "-m loadtest.models_cost": models_cost.main, "-m loadtest.limit": limit.main, "-m loadtest.bench": bench.main,
+    "-m loadtest.curve": curve.main, "-m loadtest.tune": tune.main, "-m loadtest.profile": profile.main,
+    "-m loadtest.start": start.main,
 }
 # A line, and its continuation inside a list.
 CALL = re.compile(r"python (-m (?:service|export|loadtest\.\w+))\b([^`\n|]*(?:\n  (?! *python)[^`\n]*)?)")
