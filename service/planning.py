@@ -20,6 +20,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 2**60  # cgroup v1 writes a number near 2^63 for "no limit"
 
 CPUS_A_WORKER = 4  # Pillow and ONNX Runtime work outside the interpreter's lock: one process fills several cores
+# Measured on 2 CPUs, AlexNet in int8 (docs/decisions.md, 25): a second process, each with an engine thread for both CPUs, answers
+# 1.25 to 1.45 times the pictures of one at 32 connections, and a lone picture as quickly.
+LEAST_WORKERS = LEAST_ENGINE_THREADS = 2
+ENOUGH_MEMORY = 2**30  # bytes, for a second process
 MOST_WORKERS = 16
 # Beside a GPU they decode and little else: five times as many requests for each CPU, so that Python is the limit sooner.
 CPUS_A_GPU_WORKER = 2
@@ -66,14 +70,18 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
 
     gpu, found = _gpu(settings.provider)
     each, most = (CPUS_A_GPU_WORKER, MOST_GPU_WORKERS) if gpu else (CPUS_A_WORKER, MOST_WORKERS)
-    workers = decide("workers", min(most, max(1, cpus // each)),
-                     f"{_count(cpus, 'usable CPU')}, a process for every {each}{', to decode for one GPU' if gpu else ''}")
+    least = LEAST_WORKERS if not gpu and cpus >= LEAST_WORKERS and memory >= ENOUGH_MEMORY else 1
+    workers = decide("workers", min(most, max(least, cpus // each)),
+                     f"{_count(cpus, 'usable CPU')}, a process for every {each}{', to decode for one GPU' if gpu else ''}"
+                     f"{f', {least} at least' if least > max(1, cpus // each) else ''}")
     share = max(1, cpus // workers)
     processes = _count(workers, "process", "processes")
-    engine_threads = decide("engine_threads", share, f"{_count(cpus, 'usable CPU')} over {processes}")
+    threads = max(share, min(cpus, LEAST_ENGINE_THREADS)) if workers > 1 else share
+    engine_threads = decide("engine_threads", threads, f"{_count(cpus, 'usable CPU')} over {processes}"
+                            f"{': both for a lone picture' if threads > share else ''}")
     batch_cap = decide("batch_cap", BATCH_CAP["cuda" if gpu else "cpu"], f"for a GPU{found}" if gpu else f"for CPUs{found}")
-    least = max(LEAST_REQUEST_THREADS, 2 * batch_cap) if gpu else LEAST_REQUEST_THREADS
-    request_threads = decide("request_threads", min(MOST_REQUEST_THREADS, max(least, 8 * share)),
+    fewest = max(LEAST_REQUEST_THREADS, 2 * batch_cap) if gpu else LEAST_REQUEST_THREADS
+    request_threads = decide("request_threads", min(MOST_REQUEST_THREADS, max(fewest, 8 * share)),
                              f"two batches' worth: one on the GPU, one being decoded; {MOST_REQUEST_THREADS} at most" if gpu else
                              f"{LEAST_REQUEST_THREADS} or 8 a CPU: a slow sender holds one, without work")
     decode_memory = decide("decode_memory", min(MOST_DECODE_MEMORY, max(LEAST_DECODE_MEMORY, memory // 2 // workers)),

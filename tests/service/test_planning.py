@@ -76,13 +76,24 @@ def test_memory_is_what_may_be_used(tmp_path, cgroup, name, text, limited):
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4, 7, 8, 16, 96, 255])
 def test_a_plan_uses_the_machine_and_no_more(cpus):
-    """Engine threads of all processes together fill the CPUs, and never outnumber them."""
+    """Engine threads of all processes together fill the CPUs; only the two processes of a small machine share some."""
     plan = planning.plan(Settings(), cpus, memory=8 * 2**30)
-    assert 1 <= plan.workers * plan.engine_threads <= cpus
+    assert 1 <= plan.engine_threads <= cpus
+    assert plan.workers * plan.engine_threads <= max(cpus, planning.LEAST_WORKERS * planning.LEAST_ENGINE_THREADS)
+    assert plan.workers <= cpus
     assert plan.workers * (plan.engine_threads + 1) >= cpus or plan.workers == planning.MOST_WORKERS
     assert plan.request_threads > plan.batch_cap
     assert plan.workers * plan.decode_memory <= 8 * 2**30
     assert plan.decode_memory >= planning.LEAST_DECODE_MEMORY
+
+
+def test_two_processors_get_two_processes_where_memory_allows():
+    """Each with an engine thread for both: measured."""
+    plan = planning.plan(Settings(), 2, memory=8 * 2**30)
+    assert (plan.workers, plan.engine_threads) == (2, 2)
+    assert plan.reasons["workers"] == "2 usable CPUs, a process for every 4, 2 at least"
+    small = planning.plan(Settings(), 2, memory=planning.ENOUGH_MEMORY - 1)
+    assert (small.workers, small.engine_threads) == (1, 2)
 
 
 def test_every_number_has_its_reason():
