@@ -166,9 +166,9 @@ def quantize(model: Path, output: Path, **asked: Any) -> None:
 @click.option("--verify", "real", type=PATH, help="Folder of pictures to verify on, besides drawn ones.")
 def halve(model: Path, output: Path, real: Path | None) -> None:
     """Turn a model into fp16, for GPUs, verified against itself in fp32."""
-    from export import half
+    from export import halving
 
-    _say(output, half.run(model, output, real))
+    _say(output, halving.run(model, output, real))
 
 
 @main.command()

@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from export import folder, folding, graph, half, labels, package, verify, weights
+from export import folder, folding, graph, halving, labels, package, verify, weights
 from export.architectures import Architecture, find
 from export.front import Front
 from export.refusal import Refusal
@@ -83,7 +83,7 @@ def convert(
         return verify.Scores(found, verify.softmax(found, temperature))
 
     if precision == "fp16":
-        model, described = half.faithful(model, logits, described, reference, real)
+        model, described = halving.faithful(model, logits, described, reference, real)
     return package.publish(model, logits, described, words, reference, real, wishes.output)
 
 

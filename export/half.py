@@ -2,27 +2,18 @@
 
 Our own front and end stay in float32, and with them the answers; so does what the schemas of ONNX don't allow in
 float16, and what squares or sums up: beyond 65,504 a float16 is infinite. Casts stand where the two meet.
-
-A processor's ONNX Runtime computes such a graph in float32, and rounds the weights alone. What a GPU will answer, which rounds
-each layer's output, is told by the same graph with that rounding written out (`rounded`): both are held to the rule.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterator
 
-import msgspec
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export import folder, graph, package, published, verify
-from export.refusal import Refusal
-from service.recipe import Recipe
+from export import graph
+from export.quantize import WEIGHTY
 
 SUFFIX = "/half"  # behind a tensor's name: the same in float16
 LARGEST = float(np.finfo(np.float16).max)
@@ -32,83 +23,34 @@ KEPT = {
 }  # fmt: skip
 HALF = "tensor(float16)"
 
-Reference = Callable[[verify.Pixels], verify.Scores]
+
+def layers(model: ModelProto) -> dict[str, list[str]]:
+    """The layers with weights that can be in float16: their outputs, and those of what follows until the next."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for node, (inputs, _) in zip(model.graph.node, _places(model, ()), strict=True):
+        weights = [name for at, name in enumerate(node.input) if at in inputs and name in stored]
+        if node.op_type in WEIGHTY and weights:
+            current = found.setdefault(weights[0].removesuffix(".weight"), [])
+        current.extend(node.output)
+    return found
 
 
-class Unhalvable(Refusal):
-    """The model isn't one to make smaller; one line says why."""
-
-
-def run(path: Path, output: Path, real: Path | None = None) -> verify.Agreement:
-    """Publish a float32 model in float16 too, verified against itself.
-
-    Args:
-        path: a float32 model that describes itself.
-        output: models/NAME-fp16/VERSION; must not exist yet.
-        real: folder of pictures to verify on, besides drawn ones.
-    Raises:
-        Refusal: one line with what was found and what was expected; nothing has been written.
-    """
-    folder.check(output)
-    opened, model = published.read(path)
-    if opened.recipe.precision != "fp32":
-        raise Unhalvable(f"{opened.path} is {opened.recipe.precision} already; expected a model in fp32")
-    with tempfile.TemporaryDirectory() as place:
-        reference = published.scorer(model, Path(place))
-    logits = published.comparable(model)
-    described = msgspec.structs.replace(opened.recipe, name=output.resolve().parent.name, precision="fp16")
-    record = {"from": opened.digest, "exported_by": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}}
-    small, described = faithful(model, logits, described, reference, real, record)
-    return package.publish(small, logits, described, list(opened.labels), reference, real, output)
-
-
-def faithful(
-    model: ModelProto,
-    logits: str | None,
-    described: Recipe,
-    reference: Reference,
-    real: Path | None,
-    record: dict[str, Any] | None = None,
-) -> tuple[ModelProto, Recipe]:
-    """The model in float16, if it also keeps the rule where each layer's output is rounded; and the recipe that records it.
-
-    Args:
-        model: wrapped, float32.
-        logits: name of the tensor that is compared with the reference's logits.
-        described: the recipe, its precision fp16.
-        reference: (N, height, width, 3) uint8 → the scores in float32.
-        record: goes into the provenance beside what was measured.
-    Raises:
-        verify.Unfaithful: it differs by more than the rule allows for fp16.
-        verify.UnusablePictures: a picture of the folder can't be decoded.
-    """
-    drawn, photos = package.pictures(described, real)
-    pixels = verify.prepare([*drawn, *photos], described)
-    expected = verify.in_batches(reference, pixels)
-    with tempfile.TemporaryDirectory() as place:
-        ask = package.candidate(halve(model, rounded=True), logits, Path(place))
-    try:
-        agreement = verify.verify(expected, ask, pixels, "fp16")
-    except verify.Unfaithful as error:
-        raise verify.Unfaithful(f"with each layer's output rounded to float16, as a GPU does it: {error}") from error
-    measured = {"probability": agreement.probability, "logit": agreement.logit, "pictures": agreement.pictures}
-    provenance = {**described.provenance, "halved": {**(record or {}), "rounded": measured}}
-    return halve(model), msgspec.structs.replace(described, provenance=provenance)
-
-
-def halve(model: ModelProto, rounded: bool = False) -> ModelProto:
+def halve(model: ModelProto, rounded: bool = False, kept: Collection[str] = ()) -> ModelProto:
     """The same graph in float16, but for its front, its end and what has to stay.
 
     Args:
         model: wrapped and tidy, all weights within; left as it is.
         rounded: give the same graph in float32 instead, with weights that were rounded to float16, and the output of each
-            layer on its way to the next.
+            layer on its way to the next: what a GPU computes, for those that have none.
+        kept: outputs of nodes that stay in float32.
     Raises:
         graph.UnusableModel: shapes of the graph don't fit together.
     """
     halved = ModelProto()
     halved.CopyFrom(model)
-    places = _places(model)
+    places = _places(model, kept)
     if not any(inputs for inputs, _ in places):
         raise graph.UnusableModel(f"{model.graph.name or 'the graph'} has nothing that can be computed in float16")
     _Pass(halved, places, rounded).run()
@@ -117,26 +59,26 @@ def halve(model: ModelProto, rounded: bool = False) -> ModelProto:
 
 
 Places = tuple[frozenset[int], frozenset[int]]  # a node's inputs and outputs that are to be in float16, by position
+NOTHING: Places = frozenset(), frozenset()
 
 
-def _places(model: ModelProto) -> list[Places]:
+def _places(model: ModelProto, kept: Collection[str]) -> list[Places]:
     """For each node what of it can be in float16."""
     shaped = graph.inferred(model)
     values = (*shaped.graph.input, *shaped.graph.value_info, *shaped.graph.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     floats |= {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return [_of_node(node, floats, opset) for node in model.graph.node]
+    return [NOTHING if node.output[0] in kept else _of_node(node, floats, opset) for node in model.graph.node]
 
 
 def _of_node(node: NodeProto, floats: set[str], opset: int) -> Places:
-    nothing: Places = frozenset(), frozenset()
     if node.name.startswith(graph.ADDED) or node.op_type in KEPT or node.domain not in ("", "ai.onnx") or list(_inner(node)):
-        return nothing
+        return NOTHING
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:
-        return nothing
+        return NOTHING
     types = {each.type_param_str for each in schema.type_constraints if HALF in each.allowed_type_strs}
     # The last input, or output, of a schema may stand for any number of them.
     takes = {at: schema.inputs[min(at, len(schema.inputs) - 1)].type_str for at, name in enumerate(node.input) if name}

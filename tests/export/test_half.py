@@ -1,4 +1,4 @@
-"""fp16: half the bytes, the same answers within the rule, on a processor too; and refused where a GPU's rounding breaks it."""
+"""The pass to float16: what changes its type, what stays, and that it computes the same."""
 
 from __future__ import annotations
 
@@ -8,33 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
-from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from export import graph, half, package, published, verify
-from export.__main__ import main
-from service.engine import Engine
-from service.modelfile import ModelFile
+from export import graph, half, package, verify
 
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 RULE = 2e-3  # on probabilities
-
-
-def run(*arguments):
-    """The command line, as a user types it."""
-    return CliRunner().invoke(main, list(map(str, arguments)))
 
 
 def pixels(count=7, side=16):
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
-
-
-def answers(network, batch):
-    """By PyTorch, with the textbook's normalisation."""
-    with torch.inference_mode():
-        logits = network(((torch.from_numpy(batch).float() / 255 - MEAN) / STD).permute(0, 3, 1, 2))
-    return torch.softmax(logits, 1).numpy()
 
 
 def types(model: ModelProto) -> dict[str, int]:
@@ -43,106 +25,6 @@ def types(model: ModelProto) -> dict[str, int]:
     found = {value.name: value.type.tensor_type.elem_type
              for value in (*shaped.graph.input, *shaped.graph.value_info, *shaped.graph.output)}  # fmt: skip
     return found | {tensor.name: tensor.data_type for tensor in shaped.graph.initializer}
-
-
-@pytest.fixture
-def halved(files):
-    """A network converted to fp16."""
-    output = files.models / "fish-fp16" / "1"
-    result = run("convert", *files.arguments[:-1], output, "--precision", "fp16")
-    assert (result.exit_code, "verified" in result.output) == (0, True), result.output
-    return output / "model.onnx"
-
-
-def test_a_network_in_fp16_answers_as_it_did(halved, network):
-    """The whole way from the state dict; on this processor, which has to cast what it can't compute in fp16."""
-    opened = ModelFile.open(halved)
-    assert (opened.recipe.name, opened.recipe.precision) == ("fish-fp16", "fp16")
-    engine = Engine(opened, "cpu", 1)
-    assert engine.prove() <= RULE
-    found = engine.run(pixels())
-    assert found.dtype == np.float32
-    assert np.abs(found - answers(network, pixels())).max() <= RULE
-    alone = np.concatenate([engine.run(row[None]) for row in pixels()])
-    assert np.abs(alone - found).max() <= RULE
-    assert opened.recipe.provenance["halved"]["rounded"]["pictures"] == package.DRAWN
-
-
-def test_weights_and_layers_are_in_fp16_and_the_ends_in_fp32(halved):
-    """uint8 in, normalised in float32, softmax and answer in float32."""
-    model = onnx.load(halved)
-    known = types(model)
-    layers = [node for node in model.graph.node if not node.name.startswith(graph.ADDED)]
-    assert [node.op_type for node in layers] == ["Conv", "Relu", "MaxPool", "Flatten", "Gemm", "Relu", "Gemm"]
-    assert {known[name] for node in layers for name in (*node.input, *node.output)} == {TensorProto.FLOAT16}
-    ours = {node.op_type: known[node.output[0]] for node in model.graph.node if node.op_type in ("Sub", "Mul", "Softmax")}
-    assert ours == dict.fromkeys(("Sub", "Mul", "Softmax"), TensorProto.FLOAT)
-    assert [known[name] for name in ("pixels", "probabilities")] == [TensorProto.UINT8, TensorProto.FLOAT]
-    assert sum(node.op_type == "Cast" for node in model.graph.node) == 3  # the pixels, into the network, out of it
-
-
-def test_the_layer_table_stays(halved, files):
-    """What describes the network doesn't change with its precision."""
-    assert run("convert", *files.arguments).exit_code == 0
-    assert ModelFile.open(halved).layers == ModelFile.open(files.models / "fish" / "1" / "model.onnx").layers
-
-
-def test_a_published_model_can_be_halved(files, network):
-    """Whatever its weights came from; what was fitted to it stays."""
-    assert run("convert", *files.arguments, "--temperature", "1.5", "--description", "five fish").exit_code == 0
-    before = files.models / "fish" / "1" / "model.onnx"
-    output = files.models / "fish-fp16" / "1"
-    result = run("halve", before, "--output", output)
-    assert (result.exit_code, "verified" in result.output) == (0, True), result.output
-    first, second = ModelFile.open(before), ModelFile.open(output / "model.onnx")
-    assert (second.recipe.name, second.recipe.precision, second.recipe.temperature) == ("fish-fp16", "fp16", 1.5)
-    assert (second.labels, second.recipe.description) == (first.labels, "five fish")
-    assert second.recipe.provenance["halved"]["from"] == first.digest
-    assert np.abs(Engine(second, "cpu", 1).run(pixels()) - Engine(first, "cpu", 1).run(pixels())).max() <= RULE
-    large = [sum(len(tensor.raw_data) for tensor in onnx.load(file).graph.initializer if tensor.data_type in (1, 10)
-                 and not tensor.name.startswith(graph.ADDED)) for file in (before, output / "model.onnx")]  # fmt: skip
-    assert large[1] * 2 == large[0]
-
-
-def test_only_fp32_is_halved(halved):
-    """int8 is smaller already, and fp16 can't be halved again."""
-    result = run("halve", halved, "--output", halved.parents[2] / "again" / "1")
-    assert result.exit_code == 2
-    assert result.output.endswith("is fp16 already; expected a model in fp32\n")
-
-
-def test_large_weights_are_halved_beside_the_model(files, monkeypatch):
-    """AlexNet's lie in a file of their own."""
-    monkeypatch.setattr(graph, "EXTERNAL_FROM", 1)
-    assert run("convert", *files.arguments).exit_code == 0
-    output = files.models / "fish-fp16" / "1"
-    assert run("halve", files.models / "fish" / "1", "--output", output).exit_code == 0
-    opened = ModelFile.open(output / "model.onnx")
-    assert opened.external
-    assert Engine(opened, "cpu", 1).prove() <= RULE
-
-
-def test_what_overflows_on_a_gpu_is_refused_here(files, network):
-    """65,504 is the largest number in fp16. This processor's runtime, which computes in float32, would not notice."""
-    with torch.no_grad():  # larger maps, and weights behind them that undo it in two steps: each fits in fp16
-        for without in (network.features[1].bias, network.features[1].running_mean):
-            without.zero_()
-        for larger, by in ((network.features[1], 2**16), (network.classifier[2], 2**8)):
-            larger.weight.mul_(by)
-            larger.bias.mul_(by)
-        network.classifier[1].weight.mul_(2**-16)
-        network.classifier[4].weight.mul_(2**-8)
-    torch.save(network.state_dict(), files.weights)
-    assert run("convert", *files.arguments).exit_code == 0
-    model = published.read(files.models / "fish").model
-    with tempfile.TemporaryDirectory() as place:
-        before, after = (package.candidate(each, None, Path(place))(pixels()) for each in (model, half.halve(model)))
-    assert np.abs(before.probabilities - after.probabilities).max() <= RULE  # as said
-    result = run("convert", *files.arguments[:-1], files.models / "fish-fp16" / "1", "--precision", "fp16")
-    assert result.exit_code == 2
-    assert result.output.startswith("Error: with each layer's output rounded to float16, as a GPU does it: ")
-    assert result.output.count("\n") == 1
-    assert not (files.models / "fish-fp16").exists()
 
 
 def unusual() -> ModelProto:
@@ -240,3 +122,14 @@ def test_a_graph_with_nothing_to_halve_is_refused():
         node.name = f"{graph.ADDED}{node.name}"
     with pytest.raises(graph.UnusableModel, match="unusual has nothing that can be computed in float16"):
         half.halve(model)
+
+
+def test_layers_can_be_kept_out():
+    """With all that follows them until the next one, so that nothing is rounded in between."""
+    model = unusual()
+    layers = half.layers(model)
+    assert {name: outputs[0] for name, outputs in layers.items()} == {"w": "maps", "v": "scores"}
+    assert {"normal", "clipped", "added", "flat"} <= set(layers["w"])
+    known = types(half.halve(model, kept=layers["w"]))
+    assert [known[name] for name in ("w", "clipped", "flat")] == [TensorProto.FLOAT] * 3
+    assert [known[name] for name in ("v", "flat/half", "scores/half")] == [TensorProto.FLOAT16] * 3
