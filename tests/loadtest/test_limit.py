@@ -18,7 +18,7 @@ from loadtest.pictures import draw
 from tests import models
 from tests.running import ROOT
 
-DEFAULT = ROOT / "models" / "alexnet64-tiny-imagenet" / "2" / "model.onnx"
+DEFAULT = max((ROOT / "models" / "alexnet64-tiny-imagenet").glob("*/model.onnx"), key=lambda file: int(file.parent.name))
 BRIGHT = [2, 0, 3, 1, 1]
 
 
