@@ -95,7 +95,7 @@ class Engine:
         """Run what has a first time, so that no request pays for it.
 
         On CPUs that is the smallest batch, which touches all weights, and the largest, which fetches all memory: no size
-        in between has an excess in its first run (`python -m loadtest.first_runs`). A size that has run already is left out.
+        in between has an excess in its first run. A size that has run already is left out.
 
         Raises:
             EngineFault: as `run`.
