@@ -58,6 +58,9 @@ Image.MAX_IMAGE_PIXELS = None  # its limit only warns; ours comes before it, in 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata that we don't need
 
 
+Box = tuple[float, float, float, float]
+
+
 class Header(NamedTuple):
     """What is known of a picture before it is decoded; width and height as stored, before it is turned upright."""
 
@@ -76,6 +79,8 @@ class Picture(NamedTuple):
         format, mode: as sent.
         width, height: as shown, upright, in full.
         orientation_applied: EXIF said that it had to be turned or mirrored.
+        box: (left, top, right, bottom) in pixels of `image` that the picture takes: not quite all of it where a fraction of its
+            sides was no whole number.
     """
 
     image: Image.Image
@@ -84,6 +89,7 @@ class Picture(NamedTuple):
     width: int
     height: int
     orientation_applied: bool
+    box: Box
 
 
 class Prepared(NamedTuple):
@@ -167,6 +173,7 @@ def decode(
             least = draft if image.width < image.height else draft[::-1]
             image.draft("RGB", least)
         image.load()
+        stored = image.size  # of a JPEG; Pillow may have turned a TIFF by now
         orientation = _whole(_orientation(image) if header.format == "PNG" else told)  # PNG may have it behind the pixels
         by_pillow = header.format == "TIFF" and told in UPRIGHT  # it turns these itself, where the tag is as it should be
         upright = _rgb(image)
@@ -175,7 +182,8 @@ def decode(
     width, height = header.width, header.height
     if (width > height) != (upright.width > upright.height) and orientation >= 5:
         width, height = height, width
-    return Picture(upright, header.format, header.mode, width, height, orientation in UPRIGHT)
+    box = _filled(header, stored, orientation) if header.format == "JPEG" else (0, 0, *upright.size)
+    return Picture(upright, header.format, header.mode, width, height, orientation in UPRIGHT, box)
 
 
 def prepare(
@@ -200,9 +208,9 @@ def prepare(
         draft = (least_draft(preprocessing),) * 2
     picture = decode(data, max_pixels, draft, header)
     decoded = time.perf_counter()
-    pixels = fit(picture.image, preprocessing, width, height)
+    pixels = fit(picture.image, preprocessing, width, height, (picture.width, picture.height), picture.box)
     fitted = time.perf_counter()
-    return Prepared(pixels, *picture[1:], decode_ms=1000 * (decoded - start), preprocess_ms=1000 * (fitted - decoded))
+    return Prepared(pixels, *picture[1:-1], decode_ms=1000 * (decoded - start), preprocess_ms=1000 * (fitted - decoded))
 
 
 def least_draft(preprocessing: Preprocessing) -> int:
@@ -210,13 +218,18 @@ def least_draft(preprocessing: Preprocessing) -> int:
     return DRAFT_TIMES * preprocessing.resize
 
 
-def fit(image: Image.Image, preprocessing: Preprocessing, width: int, height: int) -> NDArray[np.uint8]:
+def fit(
+    image: Image.Image, preprocessing: Preprocessing, width: int, height: int, full: tuple[int, int] | None = None,
+    box: Box | None = None,
+) -> NDArray[np.uint8]:
     """Resize the shorter side, or both to one length, then cut the centre out.
 
     Args:
         image: upright RGB picture, any size.
         preprocessing: shorter side in pixels, interpolation, exact or fast.
         width, height: of the result, in pixels.
+        full, box: width and height before it was decoded at a fraction, and the box as in `Picture`; all of the image
+            unless given.
     Returns:
         (height, width, 3) uint8, RGB, C-contiguous. `fast` differs from `exact` by at most one grey level.
     Raises:
@@ -224,23 +237,40 @@ def fit(image: Image.Image, preprocessing: Preprocessing, width: int, height: in
     Source: torchvision's evaluation preset for AlexNet (bilinear, 256 then 224) on Pillow pictures, and its rounding;
         Caffe's reference for both sides at once (256 × 256 then 227).
     """
-    short, long = sorted(image.size) if preprocessing.resize_mode == "short_side" else (1, 1)
+    whole, (start, top, end, bottom) = full or image.size, box or (0, 0, *image.size)
+    short, long = sorted(whole) if preprocessing.resize_mode == "short_side" else (1, 1)
     longer = int(preprocessing.resize * long / short)
     most = max(MOST_RESIZED_PIXELS, MOST_ELONGATED * preprocessing.resize**2)
     if longer * preprocessing.resize > most:
         raise PictureTooSmall(
-            f"picture of {image.width:,} × {image.height:,} would become {preprocessing.resize:,} × {longer:,} pixels; "
-            f"expected at most {most:,} of them: cut it to what it shows", width=image.width, height=image.height)
-    size = (preprocessing.resize, longer) if image.width <= image.height else (longer, preprocessing.resize)
-    left, top = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
-    box = (left, top, left + width, top + height)
+            f"picture of {whole[0]:,} × {whole[1]:,} would become {preprocessing.resize:,} × {longer:,} pixels; "
+            f"expected at most {most:,} of them: cut it to what it shows", width=whole[0], height=whole[1])
+    size = (preprocessing.resize, longer) if whole[0] <= whole[1] else (longer, preprocessing.resize)
+    x, y = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
     how = FILTERS[preprocessing.interpolation]
     if preprocessing.mode == "exact":
-        found = image.resize(size, how).crop(box)
+        found = image.resize(size, how).crop((x, y, x + width, y + height))
     else:
-        across, down = image.width / size[0], image.height / size[1]
-        found = image.resize((width, height), how, box=(left * across, top * down, box[2] * across, box[3] * down))
+        across, down = (end - start) / size[0], (bottom - top) / size[1]
+        cut = (start + x * across, top + y * down, start + (x + width) * across, top + (y + height) * down)
+        found = image.resize((width, height), how, box=cut)
     return np.array(found, np.uint8, order="C")  # (height, width, 3)
+
+
+def _filled(header: Header, stored: tuple[int, int], orientation: int) -> Box:
+    """What the picture takes of an image of this size, after that was turned upright.
+
+    JPEG decoded at 1/2, 1/4 or 1/8 gives whole pixels, rounded up: the last column and row may show less than a pixel of the
+    picture. Taken for whole ones they would move all others by as much as 1 % of a side.
+    """
+    sides = header.width, header.height
+    scale = round(max(full / found for full, found in zip(sides, stored, strict=True)))
+    width, height = stored
+    spare_x, spare_y = (found - full / scale for full, found in zip(sides, stored, strict=True))  # at the right, at the bottom
+    if orientation >= 5:
+        width, height, spare_x, spare_y = height, width, spare_y, spare_x
+    left, top = spare_x * (orientation in (2, 3, 6, 7)), spare_y * (orientation in (3, 4, 7, 8))
+    return left, top, width - spare_x + left, height - spare_y + top
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
