@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from export import folder, graph, labels, package, verify, weights
-from export.front import Front
+from export.front import ADDED, Front
 from export.graph import UnusableModel
 from service.recipe import Recipe
 
@@ -23,7 +23,7 @@ USUAL_MARGIN = (
     256 / 224
 )  # short side before the crop, relative to the input: what ImageNet's networks are evaluated with
 SLICE_BY_INPUTS = 10  # opset from which Slice takes its bounds as inputs
-BOUNDS = {f"{graph.ADDED}zero": 0, f"{graph.ADDED}one": 1, f"{graph.ADDED}end": 2**31}
+BOUNDS = {f"{ADDED}zero": 0, f"{ADDED}one": 1, f"{ADDED}end": 2**31}
 RANDOM = ("Random", "Bernoulli", "Multinomial")
 NAMELESS = ("", "main_graph", "torch_jit", "torch-jit-export", "tf2onnx")  # what exporters call a graph of no name
 SURE = 1e-3  # by how much the sum of probabilities may miss 1
@@ -266,7 +266,7 @@ def _free_output(model: ModelProto) -> None:
     if last is None:
         return
     softmax = last.op_type == "Softmax"
-    name, shape = f"{graph.ADDED}rows", f"{graph.ADDED}rows_shape"
+    name, shape = f"{ADDED}rows", f"{ADDED}rows_shape"
     model.graph.initializer.append(numpy_helper.from_array(np.asarray([-1, sides[0].dim_value], np.int64), shape))
     if softmax:
         node = helper.make_node("Reshape", [last.input[0], shape], [name], name)
@@ -301,7 +301,7 @@ def _repeat_constants(model: ModelProto) -> None:
         if node.op_type == "Concat" and axis != 0 and varying:
             for index, name in enumerate(node.input):
                 if name in known and (name not in stored or len(stored[name].dims) > 1):  # in one dimension: a shape
-                    node.input[index] = f"{graph.ADDED}{node.output[0]}_{index}"
+                    node.input[index] = f"{ADDED}{node.output[0]}_{index}"
                     nodes += _repeated(name, varying, node.input[index])
         nodes.append(node)
     if len(nodes) == len(model.graph.node):

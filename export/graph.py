@@ -16,9 +16,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.front import ADDED as ADDED
-from export.front import INPUT as INPUT
-from export.front import Front, nodes
+from export.front import ADDED, INPUT, Front, nodes
 from export.refusal import Refusal
 
 OUTPUT = "probabilities"

@@ -13,6 +13,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export import graph
+from export.front import ADDED
 from export.quantize import WEIGHTY
 
 SUFFIX = "/half"  # behind a tensor's name: the same in float16
@@ -73,7 +74,7 @@ def _places(model: ModelProto, kept: Collection[str]) -> list[Places]:
 
 
 def _of_node(node: NodeProto, floats: set[str], opset: int) -> Places:
-    if node.name.startswith(graph.ADDED) or node.op_type in KEPT or node.domain not in ("", "ai.onnx") or list(_inner(node)):
+    if node.name.startswith(ADDED) or node.op_type in KEPT or node.domain not in ("", "ai.onnx") or list(_inner(node)):
         return NOTHING
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
@@ -170,7 +171,7 @@ class _Pass:
         self._cast(f"{into}16", into, TensorProto.FLOAT)
 
     def _cast(self, name: str, into: str, to: int) -> None:
-        self._nodes.append(helper.make_node("Cast", [name], [into], f"{graph.ADDED}cast_{len(self._nodes)}", to=to))
+        self._nodes.append(helper.make_node("Cast", [name], [into], f"{ADDED}cast_{len(self._nodes)}", to=to))
 
     def _store(self, tensor: TensorProto, name: str) -> None:
         values = numpy_helper.to_array(tensor)

@@ -15,6 +15,7 @@ from typing import Any
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from export import graph
+from export.front import ADDED
 from service.recipe import Layer
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -82,7 +83,7 @@ def table(model: ModelProto) -> list[Layer]:
             weights[node.output[0]] = stored[node.input[0]]
     rows: list[Layer] = []
     layers = [node for node in shaped.graph.node if node.op_type not in QUANTISATION]
-    front = list(takewhile(lambda node: node.name.startswith(graph.ADDED), layers))
+    front = list(takewhile(lambda node: node.name.startswith(ADDED), layers))
     if front:
         shape = shapes.get(front[-1].output[0], [])
         if len(shape) == 4 and not any(node.op_type == "Transpose" for node in front):
@@ -105,7 +106,7 @@ def _row(node: NodeProto, shapes: dict[str, list[int]], weights: dict[str, list[
     attributes: dict[str, Any] = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
     # Temperature is a setting, not something learned; so are single numbers, as the 6 of ReLU6.
-    learned = [] if node.name.startswith(graph.ADDED) else [weights[name] for name in node.input if weights.get(name)]
+    learned = [] if node.name.startswith(ADDED) else [weights[name] for name in node.input if weights.get(name)]
     kernel = attributes.get("kernel_shape") or (learned[0][2:] if node.op_type == "Conv" and learned else None)
     # Without them nobody could work the number of parameters out from the table.
     groups = f", {attributes['group']} groups" if attributes.get("group", 1) > 1 else ""
@@ -171,8 +172,8 @@ def _dims(shape: list[int]) -> tuple[int, ...]:
 def _name(node: NodeProto) -> str:
     """`features.0` from `features.0.weight` or from `/features/features.0/Conv`, the node's own name otherwise."""
     name_of_node: str = node.name
-    if name_of_node.startswith(graph.ADDED):
-        return name_of_node.removeprefix(graph.ADDED)
+    if name_of_node.startswith(ADDED):
+        return name_of_node.removeprefix(ADDED)
     inputs = [name.removesuffix(DEQUANTISED) for name in node.input]
     named = next((name.removesuffix(".weight") for name in inputs if name.endswith(".weight")), "")
     parts = name_of_node.strip("/").split("/")

@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from export import drawings, folder, graph, layers, verify
-from export.front import Front
+from export.front import INPUT, Front
 from export.refusal import Refusal
 from service import recipe as recipes
 from service.engine import Engine, EngineFault
@@ -192,7 +192,7 @@ def candidate(
 
     def score(pixels: verify.Pixels) -> verify.Scores:
         try:
-            found = runner.run([graph.OUTPUT, *([logits] if logits else [])], {graph.INPUT: pixels})
+            found = runner.run([graph.OUTPUT, *([logits] if logits else [])], {INPUT: pixels})
         except Exception as error:
             raise verify.Unfaithful(
                 f"the wrapped graph fails on {len(pixels)} pictures ({_first_line(error)})"

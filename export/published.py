@@ -13,6 +13,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from export import describe, graph, package, verify
 from export.calibration import Scored
+from export.front import ADDED
 from export.listing import Entry, Listing, UnusableData
 from export.refusal import Refusal
 from service import images
@@ -25,7 +26,7 @@ Score = Callable[[verify.Pixels], verify.Scores]
 AT_ONCE = 256  # pictures decoded, then scored
 LEAST = np.float32(-1e4)  # logit; of a probability of 0 it would be minus infinity
 
-_TEMPERATURE, _SOFTMAX = f"{graph.ADDED}temperature", f"{graph.ADDED}softmax"
+_TEMPERATURE, _SOFTMAX = f"{ADDED}temperature", f"{ADDED}softmax"
 
 
 class Published(NamedTuple):
@@ -69,7 +70,7 @@ def set_temperature(model: ModelProto, temperature: float) -> None:
     divided = next((node for node in nodes if node.name == _TEMPERATURE), None)
     if divided is None:
         place, softmax = next((row, node) for row, node in enumerate(nodes) if node.name == _SOFTMAX)
-        softmax.input[0] = f"{graph.ADDED}tempered"
+        softmax.input[0] = f"{ADDED}tempered"
         model.graph.node.insert(place, helper.make_node("Div", [source, value.name], [softmax.input[0]], _TEMPERATURE))
     else:  # its constant may have been renamed, or be shared
         divided.input[1] = value.name
@@ -82,7 +83,7 @@ def set_temperature(model: ModelProto, temperature: float) -> None:
 
 def comparable(model: ModelProto) -> str | None:
     """The logits, where they can be compared; None where they are logarithms of probabilities, minus infinity among them."""
-    return None if any(node.name == f"{graph.ADDED}logarithm" for node in model.graph.node) else logits(model)
+    return None if any(node.name == f"{ADDED}logarithm" for node in model.graph.node) else logits(model)
 
 
 def rows(model: ModelFile, listed: Listing) -> np.ndarray:

@@ -25,6 +25,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export import front, graph, listing, published, verify
+from export.front import ADDED, INPUT
 from export.listing import SUFFIXES, UnusableData
 from service.recipe import Recipe
 
@@ -125,7 +126,7 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, Any] | None:
         part = next(self.rest, None)
-        return None if part is None else {graph.INPUT: part}
+        return None if part is None else {INPUT: part}
 
 
 def _last_layer(model: ModelProto) -> tuple[str, list[str]]:
@@ -139,7 +140,7 @@ def _last_layer(model: ModelProto) -> tuple[str, list[str]]:
     end: list[str] = []
     while (node := makers.get(name)) is not None:
         if node.op_type in WEIGHTY:
-            return name, [*end, *(each.name for each in model.graph.node if each.name.startswith(graph.ADDED))]
+            return name, [*end, *(each.name for each in model.graph.node if each.name.startswith(ADDED))]
         end.append(node.name)
         name = next((each for each in node.input if each in makers), "")
     raise graph.UnusableModel(f"no {', '.join(WEIGHTY)} leads to the logits; expected a network with one at its end")

@@ -10,15 +10,11 @@ line, its HTTP answers and what /proc says of its processes. Linux only.
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +23,11 @@ import numpy as np
 import requests
 import safetensors.numpy
 
+from loadtest import serving
+from loadtest.memory import memory_mib
 from loadtest.pictures import draw
 
-LONGEST_S = 120.0  # of one start, one request
-POLL_S = 0.01
+LONGEST_S = 120.0  # of one request
 # Filters of torchvision's `alexnet().state_dict()`; random numbers in these shapes cost what the published ones cost.
 ALEXNET = {
     "features.0": (64, 3, 11, 11), "features.3": (192, 64, 5, 5), "features.6": (384, 192, 3, 3),
@@ -80,62 +77,6 @@ def alexnet(folder: Path) -> None:
         raise click.ClickException(f"no AlexNet: {done.stderr[-2000:]}")
 
 
-@contextmanager
-def service(models: list[Model], load: str) -> Iterator[tuple[str, int, float]]:
-    """A ready service of these models, the first of which is the default; stopped in the end.
-
-    Yields:
-        Its address, the id of its first process, seconds from start to ready.
-    Raises:
-        ClickException: it doesn't become ready.
-    """
-    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryFile("w+") as log:
-        for model in models:
-            (Path(place) / model.name).symlink_to(model.folder.resolve())
-        environment = os.environ | {
-            "QUADRANT_MODELS": place, "QUADRANT_MODEL": models[0].name, "QUADRANT_LOAD": load, "QUADRANT_HOST": "127.0.0.1",
-            "QUADRANT_DEADLINE_MS": str(1000 * LONGEST_S), "QUADRANT_LOG_LEVEL": "warning", "PYTHONUNBUFFERED": "1",
-        }
-        start = time.monotonic()
-        server = subprocess.Popen([sys.executable, "-m", "service", "serve", "--port", "0"], env=environment,
-                                  stdout=subprocess.PIPE, stderr=log, text=True)
-        guard = threading.Timer(LONGEST_S, server.kill)
-        guard.start()
-        try:
-            assert server.stdout is not None
-            words = server.stdout.readline().split()  # said by the first worker that is ready; nothing if it ends before
-            if not words:
-                log.seek(0)
-                raise click.ClickException(f"the service did not start:\n{log.read()[-2000:]}")
-            url = words[-1]
-            while not _ready(url):
-                if server.poll() is not None:
-                    raise click.ClickException(f"the service at {url} did not become ready")
-                time.sleep(POLL_S)
-            ready_s = time.monotonic() - start
-            guard.cancel()
-            yield url, server.pid, ready_s
-        finally:
-            guard.cancel()
-            server.terminate()
-            try:
-                server.wait(60)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def family(pid: int) -> list[int]:
-    """This process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(each for child in children for each in family(int(child)))]
-
-
-def memory_mib(pid: int) -> float:
-    """Proportional set size of the process and all below it: what they share counts once."""
-    lines = [line for each in family(pid) for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-
-
 def ask(url: str, model: str, picture: bytes) -> float:
     """Seconds of one picture.
 
@@ -151,14 +92,24 @@ def ask(url: str, model: str, picture: bytes) -> float:
 
 
 def measure(models: list[Model], load: str, picture: bytes) -> Cost:
-    """One start, with one worker process's share of requests: two for each model, the last one first."""
-    with service(models, load) as (url, pid, ready_s):
-        ready_mib = memory_mib(pid)
-        *others, newest = [model.name for model in models]
-        first_s, second_s = ask(url, newest, picture), ask(url, newest, picture)
-        for model in others:
-            ask(url, model, picture)
-        return Cost(ready_s, ready_mib, first_s, second_s, memory_mib(pid))
+    """One start of one worker process, and two requests for each model, the last one first.
+
+    Raises:
+        ClickException: the service doesn't become ready, or doesn't answer.
+    """
+    settings = {"QUADRANT_LOAD": load, "QUADRANT_WORKERS": "1", "QUADRANT_DEADLINE_MS": str(1000 * LONGEST_S),
+                "QUADRANT_LOG_LEVEL": "warning"}
+    with tempfile.TemporaryDirectory() as place:
+        for model in models:
+            (Path(place) / model.name).symlink_to(model.folder.resolve())
+        with serving.service(Path(place), models[0].name, settings) as running:
+            url, pid = running.url, running.process.pid
+            ready_mib = memory_mib(pid)
+            *others, newest = [model.name for model in models]
+            first_s, second_s = ask(url, newest, picture), ask(url, newest, picture)
+            for model in others:
+                ask(url, model, picture)
+            return Cost(running.ready_s, ready_mib, first_s, second_s, memory_mib(pid))
 
 
 def row(models: list[Model], load: str, costs: list[Cost]) -> str:
@@ -166,13 +117,6 @@ def row(models: list[Model], load: str, costs: list[Cost]) -> str:
     middle = Cost(*map(statistics.median, zip(*costs, strict=True)))
     return (f"| {len(models)}, with `{models[-1].name}` | `{load}` | {middle.ready_s:.2f} s | {middle.ready_mib:,.0f} MiB "
             f"| {1000 * middle.first_s:,.0f} ms | {1000 * middle.second_s:,.0f} ms | {middle.used_mib:,.0f} MiB |")
-
-
-def _ready(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/health/ready", timeout=5).status_code == 200
-    except requests.RequestException:
-        return False
 
 
 @click.command()

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 VARIABLE = "LOADTEST_PICTURES"
-DRAWN, WIDTH, HEIGHT = 16, 500, 375  # about as large as ordinary small photos: some 100 KB each
+DRAWN = 48  # int8 takes its ranges from 32 at least
+WIDTH, HEIGHT = 500, 375  # about as large as ordinary small photos: some 100 KB each
 
 
 def pictures() -> list[bytes]:

@@ -23,7 +23,7 @@ import click
 
 from loadtest import host, serving, stacks, stages, tune, wrk
 from loadtest.cpus import usable_cpus
-from loadtest.models_cost import family
+from loadtest.memory import family
 from loadtest.serving import Service
 from loadtest.stacks import Folded
 from loadtest.stages import Caller, Stages

@@ -21,7 +21,7 @@ from typing import IO, NamedTuple
 
 import click
 
-from loadtest.models_cost import memory_mib
+from loadtest.memory import memory_mib
 
 ROOT = Path(__file__).parents[1]
 START_S, STOP_S, ANSWER_S = 120.0, 60.0, 60.0  # longest ones

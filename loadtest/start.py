@@ -23,7 +23,8 @@ from typing import IO, NamedTuple
 import click
 
 from loadtest import serving, wrk
-from loadtest.models_cost import alexnet, family
+from loadtest.memory import family
+from loadtest.models_cost import alexnet
 from loadtest.pictures import draw
 
 MB = 2**10 / 1e6  # of a KiB

@@ -69,12 +69,24 @@ def drive(url: str, photos: Sequence[Path], connections: int, seconds: int) -> L
     Raises:
         ClickException: wrk is missing, fails or doesn't end.
     """
-    command = [find(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds + LEFT_OUT_S}s",
-               "--timeout", f"{ANSWER_S}s", "--script", str(SCRIPT), f"{url}/classify", "--", f"skip={LEFT_OUT_S}",
-               *map(str, photos)]
+    words = [f"skip={LEFT_OUT_S}", *map(str, photos)]
+    return run(SCRIPT, words, url, connections, seconds + LEFT_OUT_S)
+
+
+def run(script: Path, words: Sequence[str], url: str, connections: int, seconds: int) -> Load:
+    """Let wrk ask `url`/classify as a script says that ends with its figures on one line, as wrk.lua does.
+
+    Args:
+        words: the script's own arguments.
+        seconds: whole ones, of all of it.
+    Raises:
+        ClickException: wrk is missing, fails or doesn't end.
+    """
+    command = [find(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s",
+               "--timeout", f"{ANSWER_S}s", "--script", str(script), f"{url}/classify", "--", *words]
     before, start = _cpu_s(), time.monotonic()
     try:
-        done = subprocess.run(command, capture_output=True, timeout=seconds + LEFT_OUT_S + GRACE_S, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=seconds + GRACE_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise click.ClickException(f"wrk did not end {GRACE_S:g} s after its {seconds} s against {url}") from error
     wall_s = time.monotonic() - start

@@ -1,9 +1,12 @@
 """Crops for training are cut out of the picture, not invented."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 import torch
 
-from export.augment import random_resized_crop
+from export.augment import compressed, cutmix, random_resized_crop
 
 
 @pytest.mark.parametrize("size", [32, 48, 64])
@@ -38,3 +41,37 @@ def test_the_same_seed_gives_the_same_crops():
     pictures = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     one, two = (random_resized_crop(pictures, 32, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, two)
+
+
+def test_cutmix_says_how_much_of_which_picture_was_pasted():
+    """A wrong share would teach wrong probabilities."""
+    colours = torch.arange(20.0)
+    pictures = colours.view(20, 1, 1, 1).expand(20, 3, 32, 48).clone()
+    shares = []
+    for seed in range(60):
+        mixed, others, share = cutmix(pictures, torch.arange(20), torch.Generator().manual_seed(seed))
+        foreign = mixed != pictures
+        for row in range(20):
+            inside = mixed[row][foreign[row]]
+            assert bool((inside == colours[others[row]]).all())  # nothing else than the picture that the label names
+            if others[row] != row:
+                assert float(foreign[row].float().mean()) == pytest.approx(share, abs=1e-6)
+        shares.append(share)
+    assert 0.2 < float(np.mean(shares)) < 0.5
+    assert max(shares) > 0.6
+    assert bool((pictures == colours.view(20, 1, 1, 1)).all()), "the pictures themselves stay"
+
+
+def test_some_pictures_lose_what_jpeg_loses_and_the_others_nothing():
+    """Who posts pictures compresses them; the share is the one that was asked for."""
+    pictures = np.random.default_rng(1).integers(0, 256, (400, 16, 16, 3), np.uint8)
+    with ThreadPoolExecutor(2) as pool:
+        found = compressed(pictures, 0.3, torch.Generator().manual_seed(1), pool)
+        again = compressed(pictures, 0.3, torch.Generator().manual_seed(1), pool)
+        untouched = compressed(pictures, 0.0, torch.Generator().manual_seed(1), pool)
+    changed = (found != pictures).any((1, 2, 3))
+    assert 0.2 < changed.mean() < 0.4
+    assert found.shape == pictures.shape
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, again)
+    np.testing.assert_array_equal(untouched, pictures)

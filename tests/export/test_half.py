@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from export import graph, half, package, verify
+from export.front import ADDED
 
 RULE = 2e-3  # on probabilities
 
@@ -119,7 +120,7 @@ def test_a_graph_with_nothing_to_halve_is_refused():
     """It would be published as fp16, and be what it was."""
     model = unusual()
     for node in model.graph.node:
-        node.name = f"{graph.ADDED}{node.name}"
+        node.name = f"{ADDED}{node.name}"
     with pytest.raises(graph.UnusableModel, match="unusual has nothing that can be computed in float16"):
         half.halve(model)
 

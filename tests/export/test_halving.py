@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from export import graph, half, halving, package, published
 from export.__main__ import main
+from export.front import ADDED
 from service.engine import Engine
 from service.modelfile import ModelFile
 from tests.export.test_half import RULE, pixels, types
@@ -60,7 +61,7 @@ def test_weights_and_layers_are_in_fp16_and_the_ends_in_fp32(halved):
     """uint8 in, normalised in float32, softmax and answer in float32."""
     model = onnx.load(halved)
     known = types(model)
-    layers = [node for node in model.graph.node if not node.name.startswith(graph.ADDED)]
+    layers = [node for node in model.graph.node if not node.name.startswith(ADDED)]
     assert [node.op_type for node in layers] == ["Conv", "Relu", "MaxPool", "Flatten", "Gemm", "Relu", "Gemm"]
     assert {known[name] for node in layers for name in (*node.input, *node.output)} == {TensorProto.FLOAT16}
     ours = {node.op_type: known[node.output[0]] for node in model.graph.node if node.op_type in ("Sub", "Mul", "Softmax")}
@@ -88,7 +89,7 @@ def test_a_published_model_can_be_halved(files, network):
     assert second.recipe.provenance["halved"]["from"] == first.digest
     assert np.abs(Engine(second, "cpu", 1).run(pixels()) - Engine(first, "cpu", 1).run(pixels())).max() <= RULE
     large = [sum(len(tensor.raw_data) for tensor in onnx.load(file).graph.initializer if tensor.data_type in (1, 10)
-                 and not tensor.name.startswith(graph.ADDED)) for file in (before, output / "model.onnx")]  # fmt: skip
+                 and not tensor.name.startswith(ADDED)) for file in (before, output / "model.onnx")]  # fmt: skip
     assert large[1] * 2 == large[0]
 
 
