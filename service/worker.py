@@ -60,8 +60,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 return kept
 
     def _next_is_here(self, conn: Any) -> bool:
-        """The connection's next request begins within `LINGER_MS`, and nobody else waits for this thread."""
-        if not self.alive or self.stops_at is not None or not self.tpool._work_queue.empty():
+        """The connection's next request begins within `LINGER_MS`, and nobody else waits for this thread.
+
+        A stop needs no look: gunicorn's answers close their connections from then on.
+        """
+        if not self.tpool._work_queue.empty():
             return False
         if conn.parser.unreader.buf.getvalue():
             return True
