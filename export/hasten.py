@@ -94,7 +94,7 @@ def measure(opened: ModelFile, ask: published.Score, pictures: Path) -> Agreemen
         same.append(best[0] == best[1])
         batch.clear()
 
-    for data in views(pictures, 2 * images.least_draft(recipe.preprocessing)):
+    for data in views(pictures, 2 * images.least_draft(recipe.preprocessing), VIEWS):
         batch.append(data)
         if len(batch) == published.AT_ONCE:
             compare()
@@ -103,7 +103,7 @@ def measure(opened: ModelFile, ask: published.Score, pictures: Path) -> Agreemen
     return Agreement(sum(map(len, same)), float(np.concatenate(same).mean()), float(np.concatenate(levels).mean()))
 
 
-def views(pictures: Path, side: int, least: int = VIEWS) -> Iterator[bytes]:
+def views(pictures: Path, side: int, least: int) -> Iterator[bytes]:
     """Crops of the pictures of a folder as JPEG files, `least` or some more; the same ones each time.
 
     Args:
