@@ -48,7 +48,7 @@ def clocks(service: Service, photos: Sequence[Path], connections: int, seconds: 
         ClickException: a request failed.
     """
     driven = max(1, connections - 1)
-    caller = Caller(service.url, photos[0].read_bytes())
+    caller = Caller(service.url, [photo.read_bytes() for photo in photos])
     before = stages.read(service.url)
     if connections > 1:
         with caller:

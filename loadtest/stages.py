@@ -7,6 +7,7 @@ admission, JSON and logging; what is left of the caller's time is the HTTP front
 from __future__ import annotations
 
 import http.client
+import itertools
 import re
 import threading
 import time
@@ -57,13 +58,16 @@ def server_timing(header: str) -> Timing:
 
 
 def stages(before: Mapping[str, float], after: Mapping[str, float], caller_ms: float, asked: Sequence[Timing] = ()) -> Stages:
-    """Means between two readings of `run.totals`.
+    """Means between two readings of `run.totals`; or of some answers, once batches differ in size.
+
+    How long a request waits for its batch can't be told from a histogram of batches then; and phases of some requests beside the
+    total of all would not add up, so that all times are of the same answers.
 
     Args:
         before, after: sums and counts by name of the metric.
         caller_ms: mean time of a request as its caller saw it.
-        asked: `Server-Timing` of some answers: how long a request waits for its batch's inference can't be told from histograms
-            once batches differ in size. Without any, batches are taken to be of one.
+        asked: `Server-Timing` of some answers, and `caller`: milliseconds as their caller saw them. Without any, batches are
+            taken to be of one.
     Raises:
         ValueError: nothing was answered in between.
     """
@@ -74,28 +78,29 @@ def stages(before: Mapping[str, float], after: Mapping[str, float], caller_ms: f
             raise ValueError(f"{name} counted nothing in between; expected requests")
         return 1e6 * (after[f"{name}_sum"] - before.get(f"{name}_sum", 0.0)) / count
 
-    decode, preprocess, queue = (mean_us(f"quadrant_{phase}_seconds") for phase in PHASES[:3])
-    inference, total, caller = mean_us("quadrant_engine_seconds"), mean_us("quadrant_request_seconds"), 1000 * caller_ms
-    if asked:
-        inference = 1000 * sum(each["inference"] for each in asked) / len(asked)
-    application = total - decode - preprocess - queue - inference
     batch = mean_us("quadrant_batch_size") / 1e6
-    return Stages(decode, preprocess, queue, inference, application, caller - total, caller, batch)
+    if asked:
+        *phases, total, caller = (
+            1000 * sum(each[name] for each in asked) / len(asked) for name in (*PHASES, "total", "caller"))
+    else:
+        phases = [mean_us(f"quadrant_{name}_seconds") for name in ("decode", "preprocess", "queue", "engine")]
+        total, caller = mean_us("quadrant_request_seconds"), 1000 * caller_ms
+    return Stages(*phases, application=total - sum(phases), front=caller - total, caller=caller, batch=batch)
 
 
 class Caller:
     """One of the connections of a load, which reads what the answers say; asks again as soon as it has its answer."""
 
-    def __init__(self, url: str, picture: bytes) -> None:
+    def __init__(self, url: str, pictures: Sequence[bytes]) -> None:
         """Nothing is asked yet.
 
         Args:
             url: http://HOST:PORT
-            picture: body of each request.
+            pictures: bodies, taken in turn.
         """
         self.timings: list[Timing] = []
         self.problem: str | None = None
-        self._place, self._picture = urlsplit(url), picture
+        self._place, self._pictures = urlsplit(url), itertools.cycle(pictures)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._ask, name="caller", daemon=True)
 
@@ -111,11 +116,13 @@ class Caller:
         connection = http.client.HTTPConnection(self._place.hostname or "", self._place.port, timeout=ANSWER_S)
         try:
             while not self._end.is_set():
-                connection.request("POST", "/classify", self._picture, {"Content-Type": "application/octet-stream"})
+                start = time.perf_counter()
+                connection.request("POST", "/classify", next(self._pictures), {"Content-Type": "application/octet-stream"})
                 reply = connection.getresponse()
                 body = reply.read()
                 if reply.status == 200:
-                    self.timings.append(server_timing(reply.headers.get("Server-Timing", "")))
+                    caller_ms = 1000 * (time.perf_counter() - start)
+                    self.timings.append(server_timing(reply.headers.get("Server-Timing", "")) | {"caller": caller_ms})
                 else:
                     self.problem = f"{reply.status} {body[:200]!r}"
                     time.sleep(0.1)

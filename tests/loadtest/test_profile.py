@@ -51,11 +51,14 @@ def test_the_stages_of_a_request_add_up_to_what_its_caller_sees():
 
 
 def test_a_request_waits_for_its_whole_batch():
-    """The histogram counts batches, and large ones take longer; the answers tell what their requests waited for."""
-    header = "decode;dur=1, preprocess;dur=1, queue;dur=1, inference;dur={}, total;dur=20"
-    asked = [stages.server_timing(header.format(ms)) for ms in (9, 11)]
-    found = stages.stages(BEFORE, later(100, 25), 20, asked)
-    assert found.inference == pytest.approx(10_000)
+    """The histogram counts batches, and large ones take longer; the answers tell what their requests waited for. All rows are
+    of these answers: a total of others would leave less than nothing to the rest."""
+    header = "decode;dur=1, preprocess;dur=2, queue;dur=3, inference;dur={}, total;dur=20"
+    asked = [stages.server_timing(header.format(ms)) | {"caller": 22.0} for ms in (9, 11)]
+    found = stages.stages(BEFORE, later(100, 25), 7, asked)
+    assert (found.decode, found.preprocess, found.queue, found.inference) == pytest.approx((1000, 2000, 3000, 10_000))
+    assert found.application == pytest.approx(4000)
+    assert found.front == pytest.approx(2000)
     assert found.batch == 4
     assert sum(found[:6]) == pytest.approx(found.caller)
 
@@ -166,11 +169,11 @@ def test_the_caller_reads_the_timings_of_a_real_service(model_folder, tmp_path):
     with service(tmp_path / "log", {"QUADRANT_MODELS": str(model_folder), "QUADRANT_PROVIDER": "cpu"}) as running:
         running.ask("/classify", pictures.jpeg())
         before = stages.read(running.url)
-        with stages.Caller(running.url, pictures.jpeg()) as caller:
+        with stages.Caller(running.url, [pictures.jpeg()]) as caller:
             while not caller.timings and caller.problem is None:
                 caller._end.wait(0.02)
         after = stages.read(running.url)
-        with stages.Caller(running.url, b"no picture") as wrong:
+        with stages.Caller(running.url, [b"no picture"]) as wrong:
             while wrong.problem is None:
                 wrong._end.wait(0.02)
     assert caller.problem is None
@@ -179,6 +182,7 @@ def test_the_caller_reads_the_timings_of_a_real_service(model_folder, tmp_path):
     found = stages.stages(before, after, 1000, caller.timings)
     assert found.inference > 0
     assert found.application > 0
+    assert found.front > 0
 
 
 def test_the_tables_hold_every_stage_and_category():
