@@ -22,6 +22,10 @@ from PIL import Image, ImageOps
 DECODINGS = ("exact", "scaled")
 BEST = 5
 KEY = "quadrant.recipe"
+ORIENTATION = 0x0112  # EXIF
+# What was stored at the left, top, right and bottom (0 to 3), in the order in which they are when it is upright.
+TURNED = {1: (0, 1, 2, 3), 2: (2, 1, 0, 3), 3: (2, 3, 0, 1), 4: (0, 3, 2, 1),
+          5: (1, 0, 3, 2), 6: (3, 0, 1, 2), 7: (3, 2, 1, 0), 8: (1, 2, 3, 0)}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -88,20 +92,29 @@ def prepare(data: bytes, recipe: Recipe, decoding: str) -> NDArray[np.uint8]:
         OSError: it can't be decoded.
     """
     image: Image.Image = Image.open(io.BytesIO(data))
+    width, height = image.size
     if decoding == "scaled":
         image.draft("RGB", (2 * recipe.resize, 2 * recipe.resize))  # does nothing but to a JPEG
+    scale = round(width / image.width)
+    # Halved, 3 pixels are 2: what they show more than the picture belongs to no side of it.
+    spare = (0.0, 0.0, image.width - width / scale, image.height - height / scale)
+    turned = TURNED.get(image.getexif().get(ORIENTATION, 1), TURNED[1])
+    spare_left, spare_top, spare_right, spare_bottom = (spare[side] for side in turned)
+    if turned[0] % 2:  # what was above or below is at the left
+        width, height = height, width
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    short, long = (1, 1) if recipe.squeezed else sorted(image.size)
+    short, long = (1, 1) if recipe.squeezed else sorted((width, height))
     longer = int(recipe.resize * long / short)
-    size = (recipe.resize, longer) if image.width <= image.height else (longer, recipe.resize)
+    size = (recipe.resize, longer) if width <= height else (longer, recipe.resize)
     left, top = round((size[0] - recipe.width) / 2.0), round((size[1] - recipe.height) / 2.0)
     right, bottom = left + recipe.width, top + recipe.height
     if decoding == "exact":
         return np.asarray(image.resize(size, recipe.how).crop((left, top, right, bottom)))
-    across, down = image.width / size[0], image.height / size[1]
-    box = (left * across, top * down, right * across, bottom * down)
+    across = (image.width - spare_left - spare_right) / size[0]
+    down = (image.height - spare_top - spare_bottom) / size[1]
+    box = (spare_left + left * across, spare_top + top * down, spare_left + right * across, spare_top + bottom * down)
     return np.asarray(image.resize((recipe.width, recipe.height), recipe.how, box=box))
 
 

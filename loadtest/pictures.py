@@ -10,12 +10,11 @@ import numpy as np
 from PIL import Image
 
 VARIABLE = "LOADTEST_PICTURES"
-DRAWN = 48  # int8 takes its ranges from 32 at least
-WIDTH, HEIGHT = 500, 375  # about as large as ordinary small photos: some 100 KB each
+DRAWN, WIDTH, HEIGHT = 16, 500, 375  # about as large as ordinary small photos: some 100 KB each
 
 
-def pictures() -> list[bytes]:
-    """Encoded pictures: of the folder named by `LOADTEST_PICTURES`, of ../shared/data/photos, or drawn.
+def pictures(drawn: int = DRAWN) -> list[bytes]:
+    """Encoded pictures: of the folder named by `LOADTEST_PICTURES`, of ../shared/data/photos, or so many drawn.
 
     Raises:
         FileNotFoundError: the named folder holds no pictures.
@@ -25,7 +24,7 @@ def pictures() -> list[bytes]:
     files = sorted(file for file in folder.glob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
     if named and not files:
         raise FileNotFoundError(f"{VARIABLE} is {named}, which holds no .jpg, .jpeg, .png or .webp")
-    return [file.read_bytes() for file in files] or [draw(seed) for seed in range(DRAWN)]
+    return [file.read_bytes() for file in files] or [draw(seed) for seed in range(drawn)]
 
 
 def draw(seed: int) -> bytes:

@@ -27,6 +27,7 @@ from loadtest.targets import DEFAULT, FP32, INT8
 ROOT = Path(__file__).parents[1]
 QUANTIZE_S = 1800.0
 SUFFIXES = (".jpg", ".jpeg")
+DRAWN = 48  # int8 takes its ranges from 32 at least
 MOST_PHOTOS = 256  # as many as the ceiling takes, so that both classify the same
 TILES, SIDE = 8, (500, 375)  # 8 × 8 photos of this size: 4000 × 3000 pixels
 MOSAICS = 8  # a file for each connection
@@ -109,7 +110,7 @@ def photo_files(given: Path | None, folder: Path) -> list[Path]:
         ClickException: the folder that is given holds no JPEG.
     """
     if given is None:
-        return _written([each for each in pictures() if each.startswith(b"\xff\xd8")][:MOST_PHOTOS], folder)
+        return _written([each for each in pictures(DRAWN) if each.startswith(b"\xff\xd8")][:MOST_PHOTOS], folder)
     found = sorted(file for file in given.iterdir() if file.suffix.lower() in SUFFIXES)
     if not found:
         raise click.ClickException(f"{given} holds no {' or '.join(SUFFIXES)}")

@@ -7,7 +7,6 @@ import io
 import pytest
 from PIL import Image
 
-from export import gate
 from loadtest import pictures
 
 
@@ -32,8 +31,3 @@ def test_drawn_pictures_weigh_about_as_much_as_photos():
     assert Image.open(io.BytesIO(drawn)).size == (pictures.WIDTH, pictures.HEIGHT)
     assert 40_000 < len(drawn) < 200_000
     assert drawn == pictures.draw(0) != pictures.draw(1)
-
-
-def test_drawn_pictures_suffice_for_int8():
-    """`make bench` makes its int8 model of them where there are no photos."""
-    assert pictures.DRAWN >= gate.FEWEST

@@ -9,6 +9,7 @@ import click
 import pytest
 from PIL import Image
 
+from export import gate
 from loadtest import subjects
 from loadtest.pictures import draw
 from loadtest.targets import DEFAULT, FP32, INT8
@@ -82,3 +83,9 @@ def test_photos_without_detail_make_no_such_mosaic(tmp_path, monkeypatch):
     Image.new("RGB", (500, 375)).save(tmp_path / "black.jpg")
     with pytest.raises(click.ClickException, match="no quality gives a JPEG of 3 to 4 MB"):
         subjects.mosaics([tmp_path / "black.jpg"], tmp_path)
+
+
+def test_drawn_pictures_suffice_for_int8(tmp_path, monkeypatch):
+    """Where there are no photos, `make bench` makes its int8 model of drawn ones."""
+    monkeypatch.setattr(subjects, "pictures", lambda count: [draw(0)] * count)
+    assert len(subjects.photo_files(None, tmp_path)) >= gate.FEWEST
