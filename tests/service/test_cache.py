@@ -172,17 +172,22 @@ def test_the_bytes_of_an_answer_are_estimated_honestly(predictions, members):
                 os.urandom(8).hex(), named, best(predictions), one / 3, one / 5, True, Shown("JPEG", "RGB", 1000, 2000, False),
                 Timing(one / 7, one / 9, one / 11, one / 13, 4), None if members is None else best(members))
 
-    found = Cache(2**30, answer.weight)
-    count = 350 if predictions < 100 else 20  # just behind a growth of the dictionary: the most that a place can cost
-    gc.collect()
-    tracemalloc.start()
-    try:
-        for number in range(count):
-            found.answers([Key.of(str(number).encode(), named.digest, Asked(5, number / 7, number / 9))], work)
+    def filled(count: int) -> tuple[Cache[Answer], int]:
+        """A cache, and the bytes that were allocated for what it holds."""
+        found = Cache(2**30, answer.weight)
         gc.collect()
-        allocated = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
+        tracemalloc.start()
+        try:
+            for number in range(count):
+                found.answers([Key.of(str(number).encode(), named.digest, Asked(5, number / 7, number / 9))], work)
+            gc.collect()
+            return found, tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    count = 350 if predictions < 100 else 20  # just behind a growth of the dictionary: the most that a place can cost
+    # Threads that other tests left behind may allocate meanwhile, and so add to one of the figures.
+    found, allocated = min((filled(count) for _ in range(3)), key=lambda each: each[1])
     assert len(found) == count
     assert allocated <= found.held <= 1.5 * allocated
 
