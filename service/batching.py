@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,8 +29,18 @@ SPARE_BUFFERS = 2  # one in the engine, one being filled; more are given back af
 class Runs(Protocol):
     """What an engine must be able to do."""
 
-    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, height, width, 3) uint8 → (N, classes) float32."""
+    def run(self, pixels: NDArray[np.uint8], alone: bool = False) -> NDArray[np.float32]:
+        """(N, height, width, 3) uint8 → (N, classes) float32; alone: all processors are free."""
+
+
+class Turn(Protocol):
+    """Who decides when the engine runs."""
+
+    def run(self, pictures: Callable[[], int], cap: int) -> AbstractContextManager[bool]:
+        """Entered when it may; gives whether all processors are free."""
+
+    def poke(self) -> None:
+        """A batch is full."""
 
 
 class Outcome(NamedTuple):
@@ -103,16 +114,26 @@ class _Batch:
         self.tickets: list[Ticket] = []
 
 
+class _Answers(NamedTuple):
+    """What the engine said to a batch: when it began (on the clock of `time.monotonic`), and how long it took."""
+
+    tickets: list[Ticket]
+    found: NDArray[np.float32]  # (N, classes)
+    start: float
+    seconds: float
+
+
 class Batcher:
     """Groups waiting pictures into one engine call.
 
-    A free engine takes at once what waits, up to `cap`; nobody waits for company.
+    A free engine takes what waits, up to `cap`, as soon as it has its turn; nobody waits for company by the clock.
     `submit` may be called from any thread; the engine is called from exactly one.
     A failing batch fails its own callers and no others.
     """
 
     def __init__(
         self, engine: Runs, cap: int, capacity: int, name: str = "model", ran: Callable[[int, float], Any] | None = None,
+        turn: Turn | None = None,
     ) -> None:
         """Start the thread.
 
@@ -122,9 +143,10 @@ class Batcher:
             capacity: most pictures waiting.
             name: of the model, for messages.
             ran: told of every engine call: pictures, seconds.
+            turn: decides when the engine runs; at once unless given.
         """
         self.cap, self.capacity, self.name = cap, capacity, name
-        self._engine, self._ran = engine, ran
+        self._engine, self._ran, self._turn = engine, ran, turn
         self._arrived = threading.Condition()
         self._line: deque[_Batch] = deque()  # only the last one may have room
         self._spare: list[_Batch] = []
@@ -173,7 +195,10 @@ class Batcher:
             batch.pixels[len(batch.tickets)] = pixels
             batch.tickets.append(ticket)
             self._waiting += 1
+            full = len(batch.tickets) == self.cap
             self._arrived.notify()
+        if full and self._turn:
+            self._turn.poke()
         QUEUE_DEPTH.inc()
         return ticket
 
@@ -199,8 +224,12 @@ class Batcher:
         """The thread. Whatever ends it leaves no caller waiting and shows in `alive`."""
         batch: _Batch | None = None
         try:
-            while (batch := self._next()) is not None:
-                self._answer(batch)
+            while self._wanted_at_all():
+                with self._turn.run(self._ready, self.cap) if self._turn else nullcontext(False) as alone:
+                    if (batch := self._next()) is None:
+                        continue
+                    answers = self._run(batch, alone)
+                self._hand_out(answers)
                 batch.tickets.clear()
                 with self._arrived:
                     if len(self._spare) < SPARE_BUFFERS:
@@ -219,10 +248,20 @@ class Batcher:
                 for ticket in each.tickets:
                     ticket.fail(NotReady(self._end or f"{self.name} is being closed"))
 
-    def _next(self) -> _Batch | None:
-        """Wait for pictures and take them; `None` at the end."""
+    def _ready(self) -> int:
+        """Pictures that the next batch would have."""
+        line = self._line
+        return len(line[0].tickets) if line else 0
+
+    def _wanted_at_all(self) -> bool:
+        """Wait for a picture; False at the end."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._line or self._end is not None)
+            return self._end is None
+
+    def _next(self) -> _Batch | None:
+        """Take the pictures that wait; `None` at the end."""
+        with self._arrived:
             if self._end is not None:
                 return None
             batch = self._line.popleft()
@@ -230,21 +269,27 @@ class Batcher:
         QUEUE_DEPTH.dec(len(batch.tickets))
         return batch
 
-    def _answer(self, batch: _Batch) -> None:
+    def _run(self, batch: _Batch, alone: bool) -> _Answers | None:
+        """Ask the engine; a batch that fails fails its own callers."""
         tickets = self._wanted(batch)
         if not tickets:
-            return
-        start = time.monotonic()
+            return None
+        pixels, start = batch.pixels[: len(tickets)], time.monotonic()
         try:
-            found = self._engine.run(batch.pixels[: len(tickets)])  # (N, classes)
+            found = self._engine.run(pixels, alone=True) if alone else self._engine.run(pixels)  # (N, classes)
             if len(found) != len(tickets):
                 raise ValueError(f"engine returned {len(found)} rows for {len(tickets)} pictures")
         except Exception as error:  # whatever it is, these callers hear of it and the thread lives on
             log.error("batch_failed", model=self.name, images=len(tickets), error=str(error), exc_info=True)
             for ticket in tickets:
                 ticket.fail(Internal("the engine failed on this picture's batch; the log tells why"))
+            return None
+        return _Answers(tickets, found, start, time.monotonic() - start)
+
+    def _hand_out(self, answers: _Answers | None) -> None:
+        if answers is None:
             return
-        seconds = time.monotonic() - start
+        tickets, found, start, seconds = answers
         for ticket, row in zip(tickets, found, strict=True):
             queue_s = start - ticket.submitted
             QUEUE_SECONDS.observe(queue_s)

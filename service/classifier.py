@@ -185,6 +185,7 @@ class Classifier:
     ) -> Generator[Answer | Problem, None, None]:
         """Admit, decode and run; the results in order, each as soon as it is there."""
         with self._line.admit(len(jobs), deadline) as places:
+            self._admission.turns.expect(len(jobs))
             entered = [self._enter(job.data, deadline, gone) for job in jobs]
             for job, entry in zip(jobs, entered, strict=True):
                 found = self._leave(entry, job.own_id, asked)
@@ -193,20 +194,22 @@ class Classifier:
 
     def _enter(self, data: bytes | Problem, deadline: float, gone: Callable[[], bool] | None) -> _Waiting | Problem:
         """Decode a picture and hand it to the batcher; a problem is this picture's own."""
-        if isinstance(data, Problem):
-            return data
         try:
+            if isinstance(data, Problem):
+                return data
             prepared = self._prepare(data, deadline)
             return _Waiting(prepared, self.batcher.submit(prepared.pixels, deadline, gone))
         except Problem as problem:
             return problem
         except Exception as error:  # a fault of ours; the neighbours must not pay for it
             return _fault(error)
+        finally:
+            self._admission.turns.arrived()
 
     def _prepare(self, data: bytes, deadline: float) -> Prepared:
         recipe, limit = self.model.recipe, self._settings.max_pixels
         header = images.inspect(data, limit)
-        with self._admission.picture(images.decode_bytes(header), deadline):
+        with self._admission.turns.decode(images.decode_bytes(header), deadline):
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("no answer in time; the picture was not decoded any more")
             start = time.thread_time()

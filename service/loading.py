@@ -74,7 +74,7 @@ class Loader:
         """
         start = time.monotonic()
         stages.mark("fork")
-        engine = Engine(model, self._settings.provider, self._planned.engine_threads)
+        engine = Engine(model, self._settings.provider, self._planned.engine_threads, self._planned.alone_threads)
         stages.mark("session")
         try:
             self._go_on(name)
@@ -93,7 +93,7 @@ class Loader:
 
     def batcher(self, name: str, engine: Engine, line: Line) -> Batcher:
         """The batch thread of an engine; from now on it can be asked."""
-        return Batcher(engine, self._planned.batch_cap, self._planned.queue_capacity, name, line.ran)
+        return Batcher(engine, self._planned.batch_cap, self._planned.queue_capacity, name, line.ran, self.admission.turns)
 
     def _go_on(self, name: str) -> None:
         if self.closed:

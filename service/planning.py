@@ -20,9 +20,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 2**60  # cgroup v1 writes a number near 2^63 for "no limit"
 
 CPUS_A_WORKER = 4  # Pillow and ONNX Runtime work outside the interpreter's lock: one process fills several cores
-# Measured on 2 CPUs, AlexNet in int8 (docs/decisions.md, 25): a second process, each with an engine thread for both CPUs, answers
-# 1.25 to 1.45 times the pictures of one at 32 connections, and a lone picture as quickly.
-LEAST_WORKERS = LEAST_ENGINE_THREADS = 2
+# Measured on 2 CPUs, AlexNet in int8 (docs/decisions.md, 25 and 28): a second process answers 1.25 to 1.45 times the pictures of
+# one at 32 connections.
+LEAST_WORKERS = 2
+MOST_ALONE_THREADS = 8  # a single picture gains little beyond
+LONE_BATCH = 8  # most pictures of a run on all CPUs while the other processes are idle: its session keeps memory for so many
 ENOUGH_MEMORY = 2**30  # bytes, for a second process
 MOST_WORKERS = 16
 # Beside a GPU they decode and little else: five times as many requests for each CPU, so that Python is the limit sooner.
@@ -40,7 +42,9 @@ class Plan:
 
     Attributes:
         decode_memory: bytes that pictures being decoded may take together, a process.
-        reasons: a sentence for each field.
+        alone_threads: of an engine run while the other processes are idle.
+        gpu: the engine's work is done by one.
+        reasons: a sentence for each number.
     """
 
     workers: int
@@ -50,6 +54,8 @@ class Plan:
     queue_capacity: int
     decode_memory: int
     reasons: dict[str, str]
+    alone_threads: int = 0
+    gpu: bool = False
 
 
 def plan(settings: Settings, cpus: int | None = None, memory: int | None = None) -> Plan:
@@ -74,11 +80,12 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
     workers = decide("workers", min(most, max(least, cpus // each)),
                      f"{_count(cpus, 'usable CPU')}, a process for every {each}{', to decode for one GPU' if gpu else ''}"
                      f"{f', {least} at least' if least > max(1, cpus // each) else ''}")
-    share = max(1, cpus // workers)
+    share = -(-cpus // workers)  # rounded up: no CPU stays idle
     processes = _count(workers, "process", "processes")
-    threads = max(share, min(cpus, LEAST_ENGINE_THREADS)) if workers > 1 else share
-    engine_threads = decide("engine_threads", threads, f"{_count(cpus, 'usable CPU')} over {processes}"
-                            f"{': both for a lone picture' if threads > share else ''}")
+    engine_threads = decide("engine_threads", share, f"{_count(cpus, 'usable CPU')} over {processes}")
+    alone_threads = engine_threads if gpu or workers == 1 else max(engine_threads, min(cpus, MOST_ALONE_THREADS))
+    reasons["alone_threads"] = ("as engine threads" if alone_threads == engine_threads else
+                                f"for up to {LONE_BATCH} pictures while the other processes have none")
     batch_cap = decide("batch_cap", BATCH_CAP["cuda" if gpu else "cpu"], f"for a GPU{found}" if gpu else f"for CPUs{found}")
     fewest = max(LEAST_REQUEST_THREADS, 2 * batch_cap) if gpu else LEAST_REQUEST_THREADS
     request_threads = decide("request_threads", min(MOST_REQUEST_THREADS, max(fewest, 8 * share)),
@@ -88,7 +95,8 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
                            f"half of {memory / 2**30:.1f} GiB over {processes}, within {_gib(LEAST_DECODE_MEMORY)} and "
                            f"{_gib(MOST_DECODE_MEMORY)}")
     reasons["queue_capacity"] = f"set by {names.variable('queue_capacity')}, or its default"
-    return Plan(workers, request_threads, engine_threads, batch_cap, settings.queue_capacity, decode_memory, reasons)
+    return Plan(workers, request_threads, engine_threads, batch_cap, settings.queue_capacity, decode_memory, reasons,
+                alone_threads, gpu)
 
 
 def lacking_for_cuda() -> str:

@@ -22,7 +22,7 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from service import heap, logs, metrics, planning, shelf, stages
+from service import board, heap, logs, metrics, planning, shelf, stages
 from service import settings as names
 from service.planning import Plan
 from service.problems import StartError
@@ -178,6 +178,7 @@ def configuration(settings: Settings, plan: Plan) -> dict[str, Any]:
         "loglevel": "debug" if settings.log_level == "debug" else "warning",
         "control_socket_disable": True,  # nobody asks it, and it would lie about in the working directory
         "proc_name": "quadrant",
+        "on_starting": lambda _: board.open_for(plan.workers),
         "pre_fork": _pre_fork,
         "post_worker_init": _worker_ready,
         "child_exit": _child_exit,
@@ -244,6 +245,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def _pre_fork(_: Arbiter, worker: Worker) -> None:
+    worker.row = board.take()
     if worker.age == 1:
         stages.mark("gunicorn")
     else:
@@ -259,6 +261,7 @@ def _worker_ready(worker: Worker) -> None:
 
 def _child_exit(_: Arbiter, worker: Worker) -> None:
     metrics.mark_dead(worker.pid)
+    board.leave(worker.pid)
     logging.getLogger("gunicorn.error").debug("worker %s is gone", worker.pid)
 
 

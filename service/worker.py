@@ -19,7 +19,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.workers.gthread import ThreadWorker
 
-from service import logs
+from service import board, logs
 from service.problems import BadRequest
 from service.web import body
 
@@ -28,6 +28,7 @@ log = logs.get(__name__)
 SPARE_THREADS = 4  # that slow senders leave to probes and to everybody else
 HEAD_S = 5.0  # for the head of a request: each that trickles in holds a thread
 LINGER_MS = 5  # a client that sends picture after picture needs one
+YIELD_S = 0.005  # to a process with fewer connections; it may be busy
 LOOK_S = 0.5  # between two looks at the batch threads
 KEY = "quadrant"  # under which the application keeps its parts (`web/parts.py`)
 
@@ -36,13 +37,30 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """A `gthread` worker that is unready before it stops, and serves on in between."""
 
     alive: bool
-    _looks_again = 0.0
+    row = -1  # on the board; the master sets it before the fork
+    _looks_again = _yields_until = 0.0
     stops_at: float | None = None  # on the clock of `time.monotonic`, once SIGTERM has come
 
     def init_process(self) -> None:
         """In the worker, before it serves."""
         body.watchdog.crowd = max(1, self.cfg.threads - SPARE_THREADS)
+        board.sit(self.row)
+        self._seat = board.seat()
         super().init_process()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a connection, unless another process has fewer: it is awake too, and left to it for a moment.
+
+        A process that happens to take more than its share would be slow while another is idle.
+        """
+        now = time.monotonic()
+        if self.nr_conns > self._seat.fewest_connections and now < (self._yields_until or now + YIELD_S):
+            self._yields_until = self._yields_until or now + YIELD_S
+            time.sleep(YIELD_S / 10)
+            return
+        self._yields_until = 0.0
+        super().accept(listener)
+        self._seat.tell_connections(self.nr_conns)
 
     def handle(self, conn: Any) -> Any:
         """The requests of a connection, as long as they follow each other at once.
@@ -113,6 +131,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def notify(self) -> None:
         """Called from the worker's loop at least once a second."""
         super().notify()
+        self._seat.tell_connections(self.nr_conns)
         if self.alive and self.stops_at is not None and time.monotonic() >= self.stops_at:
             self.alive = False
             self.method_queue.defer(lambda: None)  # so that the loop doesn't wait another second

@@ -14,7 +14,7 @@ def create_app() -> Flask:
     app = create()
     batcher = app.extensions[KEY].catalog.find().batcher
 
-    def die(_: Any) -> NoReturn:
+    def die(_: Any, **_more: bool) -> NoReturn:
         raise SystemExit("the batch thread is told to die")
 
     @app.post("/die")

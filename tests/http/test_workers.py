@@ -59,6 +59,28 @@ def test_both_workers_are_counted(running_service: Running):
     assert counters(running_service)[name] == before + 12
 
 
+def test_connections_are_spread_over_the_workers(running_service: Running):
+    """One that happened to take nearly all would be slow while the other is idle."""
+    eventually(lambda: len(running_service.workers()) == 2, "there are no two workers")
+
+    def open_files() -> list[int]:
+        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in running_service.workers()]
+
+    before, opened = open_files(), []
+    try:
+        for _ in range(16):
+            opened.append(running_service.connect())
+            opened[-1].request("GET", "/health/live")
+        for connection in opened:
+            assert connection.getresponse().read()
+        grown = [after - earlier for earlier, after in zip(before, open_files(), strict=True)]
+    finally:
+        for connection in opened:
+            connection.close()
+    assert sum(grown) >= 14  # some that earlier tests left may have been closed meanwhile
+    assert min(grown) >= 5
+
+
 def test_sigterm_lets_requests_in_flight_finish(tmp_path: Path, variables: dict[str, str]):
     """A rolling update must not cost a single answer: unready first, serve on, then close, exit code 0."""
     with service(tmp_path / "log", variables | {"QUADRANT_DRAIN_DELAY_S": "1"}) as running:

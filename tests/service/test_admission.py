@@ -1,20 +1,17 @@
-"""Admission: refused at once or admitted in earnest; memory for decoding in turn."""
+"""Admission: refused at once or admitted in earnest."""
 
 from __future__ import annotations
 
-import dataclasses
-import threading
 import time
-from collections import deque
 
 import pytest
 
+from service import board
 from service.admission import Admission, Line
 from service.planning import Plan
-from service.problems import DeadlineExceeded, Overloaded, TooManyPictures, TooManyPixels
+from service.problems import Overloaded, TooManyPictures, TooManyPixels
 
 PLAN = Plan(workers=1, request_threads=4, engine_threads=1, batch_cap=4, queue_capacity=10, decode_memory=1000, reasons={})
-PATIENCE_S = 10.0
 
 
 @pytest.fixture
@@ -98,70 +95,13 @@ def test_an_empty_house_admits_however_slow_it_was(line):
         pass
 
 
-def test_a_picture_that_never_fits_is_refused(admission):
-    """Waiting would not make more memory."""
-    with pytest.raises(TooManyPixels, match="picture takes about 0 MiB to decode") as refused:
-        admission.picture(1001).__enter__()
-    assert refused.value.fields == {"decode_bytes": 1001, "decode_memory": 1000}
-
-
-def test_memory_is_waited_for_no_longer_than_the_deadline(admission):
-    """The caller has gone by then."""
-    with admission.picture(600), pytest.raises(DeadlineExceeded):
-        admission.picture(600, time.monotonic() + 0.02).__enter__()
-    with admission.picture(1000):
-        pass
-
-
-def test_memory_never_runs_out_and_a_large_picture_gets_its_turn(admission):
-    """Small ones that overtake would starve it; one too many at once would end the process."""
-    taken, most, lock, order = 0, 0, threading.Lock(), []
-    small_is_in, go_on, in_line = threading.Event(), threading.Event(), threading.Semaphore(0)
-
-    class Line(deque[object]):
-        def append(self, who: object) -> None:
-            super().append(who)
-            in_line.release()
-
-    admission._asking = Line()
-
-    def decode(wanted: int, first: bool = False) -> None:
-        nonlocal taken, most
-        with admission.picture(wanted, time.monotonic() + PATIENCE_S):
-            with lock:
-                taken += wanted
-                most = max(most, taken)
-                order.append(wanted)
-            if first:
-                small_is_in.set()
-                assert go_on.wait(PATIENCE_S)
-            with lock:
-                taken -= wanted
-
-    threads = [threading.Thread(target=decode, args=(300, True))]
-    threads[0].start()
-    assert in_line.acquire(timeout=PATIENCE_S)
-    assert small_is_in.wait(PATIENCE_S)
-    for wanted in (900, 100, 100, 100):
-        threads.append(threading.Thread(target=decode, args=(wanted,)))
-        threads[-1].start()
-        assert in_line.acquire(timeout=PATIENCE_S)  # before the next one comes
-    go_on.set()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-    assert order == [300, 900, 100, 100, 100]
-    assert most <= PLAN.decode_memory
-
-
-def test_cpus_are_shared_by_the_workers():
-    """Each process decodes on its share."""
-    assert Admission(dataclasses.replace(PLAN, workers=1000)).cpus == 1
-
-
-def test_no_more_pictures_are_decoded_at_once_than_processors_can(admission):
-    """More only take the engine's share of them; who waits gets his turn when one is done."""
-    admission.decoders = 2
-    with admission.picture(1), admission.picture(1), pytest.raises(DeadlineExceeded, match="a processor"):
-        admission.picture(1, time.monotonic() + 0.02).__enter__()
-    with admission.picture(1), admission.picture(1):
-        pass
+def test_others_see_how_full_the_house_is(line):
+    """They may take this process's processors only while it is empty."""
+    two = board.Board(2)
+    mine, other = two.seat(two.take()), two.seat(two.take())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(board, "_seat", mine)
+        door = Admission(PLAN).line()
+    with door.admit(2):
+        assert not other.alone
+    assert other.alone

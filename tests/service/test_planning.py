@@ -76,21 +76,21 @@ def test_memory_is_what_may_be_used(tmp_path, cgroup, name, text, limited):
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4, 7, 8, 16, 96, 255])
 def test_a_plan_uses_the_machine_and_no_more(cpus):
-    """Engine threads of all processes together fill the CPUs; only the two processes of a small machine share some."""
+    """Engine threads of all processes together fill the CPUs, none of which stays idle where they can't be divided evenly."""
     plan = planning.plan(Settings(), cpus, memory=8 * 2**30)
     assert 1 <= plan.engine_threads <= cpus
-    assert plan.workers * plan.engine_threads <= max(cpus, planning.LEAST_WORKERS * planning.LEAST_ENGINE_THREADS)
+    assert cpus <= plan.workers * plan.engine_threads < cpus + plan.workers
+    assert plan.engine_threads <= plan.alone_threads <= max(plan.engine_threads, planning.MOST_ALONE_THREADS)
     assert plan.workers <= cpus
-    assert plan.workers * (plan.engine_threads + 1) >= cpus or plan.workers == planning.MOST_WORKERS
     assert plan.request_threads > plan.batch_cap
     assert plan.workers * plan.decode_memory <= 8 * 2**30
     assert plan.decode_memory >= planning.LEAST_DECODE_MEMORY
 
 
 def test_two_processors_get_two_processes_where_memory_allows():
-    """Each with an engine thread for both: measured."""
+    """Each with one processor, and both while the other is idle: measured."""
     plan = planning.plan(Settings(), 2, memory=8 * 2**30)
-    assert (plan.workers, plan.engine_threads) == (2, 2)
+    assert (plan.workers, plan.engine_threads, plan.alone_threads) == (2, 1, 2)
     assert plan.reasons["workers"] == "2 usable CPUs, a process for every 4, 2 at least"
     small = planning.plan(Settings(), 2, memory=planning.ENOUGH_MEMORY - 1)
     assert (small.workers, small.engine_threads) == (1, 2)
@@ -99,7 +99,7 @@ def test_two_processors_get_two_processes_where_memory_allows():
 def test_every_number_has_its_reason():
     """Whoever wonders about the plan reads why."""
     plan = planning.plan(Settings(), 8, 2**30)
-    numbers = {name for name in plan.__dataclass_fields__ if name != "reasons"}
+    numbers = {name for name in plan.__dataclass_fields__ if name not in ("reasons", "gpu")}
     assert set(plan.reasons) == numbers
     assert plan.reasons["workers"] == "8 usable CPUs, a process for every 4"
 

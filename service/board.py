@@ -1,0 +1,123 @@
+"""What the worker processes of one service know of each other: pictures in the house and open connections.
+
+Numbers in memory that is shared over the fork. Each process writes its own row alone and only reads the others', so that nothing
+is ever locked; a reader may see a number that is a moment old.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+
+FREE, STARTING = 0, -1  # in place of a process's id
+PID, HOUSE, CONNECTIONS = range(3)
+
+
+class Board:
+    """A row a process; made before the first fork."""
+
+    def __init__(self, rows: int) -> None:
+        """Room for so many processes at once."""
+        self._rows = memoryview(mmap.mmap(-1, rows * 3 * 8)).cast("q", (rows, 3))
+
+    def take(self) -> int:
+        """In the master, before a fork: a row for the new process.
+
+        Returns:
+            Its number; -1 where all are taken, as after a TTIN: such a process knows nothing of others, and they not of it.
+        """
+        for row in range(len(self._rows)):
+            if self._rows[row, PID] == FREE:
+                self._rows[row, PID] = STARTING
+                return row
+        return -1
+
+    def leave(self, pid: int) -> None:
+        """In the master: this process has ended."""
+        for row in range(len(self._rows)):
+            if self._rows[row, PID] == pid:
+                self._rows[row, HOUSE] = self._rows[row, CONNECTIONS] = 0
+                self._rows[row, PID] = FREE
+
+    def seat(self, row: int) -> Seat:
+        """In the process that has this row, after the fork."""
+        self._rows[row, PID] = os.getpid()
+        return Seat(self, row)
+
+    def others(self, row: int, column: int) -> list[int]:
+        """A number of each other process that serves."""
+        return [int(self._rows[each, column]) for each in range(len(self._rows))
+                if each != row and self._rows[each, PID] not in (FREE, STARTING)]
+
+    def write(self, row: int, column: int, number: int) -> None:
+        """Tell the others."""
+        self._rows[row, column] = number
+
+
+class Seat:
+    """One process's own row, and its view of the others."""
+
+    def __init__(self, board: Board, row: int) -> None:
+        self._board, self._row = board, row
+
+    def tell_house(self, pictures: int) -> None:
+        """So many pictures are decoded, wait or run here."""
+        self._board.write(self._row, HOUSE, pictures)
+
+    def tell_connections(self, count: int) -> None:
+        """So many connections are open here."""
+        self._board.write(self._row, CONNECTIONS, count)
+
+    @property
+    def alone(self) -> bool:
+        """No other process has a picture in the house: all processors are this one's."""
+        return not any(self._board.others(self._row, HOUSE))
+
+    @property
+    def fewest_connections(self) -> int:
+        """Of another process that serves; very many where there is none."""
+        return min(self._board.others(self._row, CONNECTIONS), default=sys.maxsize)
+
+
+class Stranger(Seat):
+    """A process that has no row: it never believes that it is alone, and leaves nothing to others."""
+
+    def __init__(self) -> None:
+        super().__init__(Board(1), 0)
+
+    @property
+    def alone(self) -> bool:
+        """It can't know."""
+        return False
+
+
+_board = Board(1)
+_seat: Seat = Board(1).seat(0)  # of a process without siblings, as in tests and on the command line
+
+
+def open_for(processes: int) -> None:
+    """In the master, before it forks."""
+    global _board
+    _board = Board(processes)
+
+
+def take() -> int:
+    """As `Board.take`."""
+    return _board.take()
+
+
+def leave(pid: int) -> None:
+    """As `Board.leave`."""
+    _board.leave(pid)
+
+
+def sit(row: int) -> None:
+    """In a worker, after the fork: what it tells and sees from now on."""
+    global _seat
+    _seat = _board.seat(row) if row >= 0 else Stranger()
+
+
+def seat() -> Seat:
+    """Of this process."""
+    return _seat

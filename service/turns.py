@@ -1,0 +1,195 @@
+"""Whose turn it is to compute: pictures that are decoded and the engine take turns at the processors of this process.
+
+More threads than processors finish no sooner together: each would get a part of one, and the engine would start on one or two
+pictures while the rest is being decoded beside it. So as many pictures are decoded at once as there are processors, and the
+engine waits until those that are on their way are decoded, or fill a batch; then it runs, and decoding waits. Both go on at once
+where this process has more processors than the engine uses.
+
+A large picture would hold up all others: it has a lane of its own, beside the engine. One for each process. Knows counts, seconds
+and bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from service.board import Seat
+from service.planning import LONE_BATCH, Plan, usable_cpus
+from service.problems import DeadlineExceeded, TooManyPixels
+
+LARGE = 48 * 2**20  # bytes to decode it; a JPEG of 6 million pixels
+HOLD_S = 0.02  # longest wait of the engine for one more picture; a photo of a camera's size is decoded in that time
+
+
+class Turns:
+    """Of one process.
+
+    Attributes:
+        memory: bytes that pictures being decoded may take together.
+        share: processors of this process while all are busy.
+        cpus: that it may use while the other processes are idle.
+    """
+
+    def __init__(self, plan: Plan, seat: Seat, cpus: int | None = None) -> None:
+        """All free.
+
+        Args:
+            plan: how many processes there are, the memory for decoding, where the engine runs.
+            seat: tells whether the others are idle.
+            cpus: of all processes together; found out unless given.
+        """
+        self.memory, self.cpus = plan.decode_memory, cpus or usable_cpus()
+        self.share = -(-self.cpus // plan.workers)
+        self._engine = 0 if plan.gpu else min(plan.engine_threads, self.cpus)  # processors of one run
+        self._seat = seat
+        self._lock = threading.Lock()
+        self._settled = threading.Condition(self._lock)
+        self._free = plan.decode_memory
+        self._asking: deque[_Turn] = deque()  # who waits to decode
+        self._asking_large: deque[_Turn] = deque()
+        self._decoding = self._large = 0
+        self._engines = 0  # processors that engines use
+        self._coming = 0  # pictures that were let in and aren't decoded
+        self._decoded = 0  # ever; to see that it goes on
+        self._held = 0  # engines that wait
+
+    def expect(self, count: int) -> None:
+        """So many pictures are on their way to the engine."""
+        with self._lock:
+            self._coming += count
+
+    def arrived(self) -> None:
+        """One of them is there, or will never be."""
+        with self._lock:
+            self._coming -= 1
+            self._decoded += 1
+            if self._held and not self._coming:
+                self._settled.notify_all()
+
+    @contextmanager
+    def decode(self, wanted: int, deadline: float = math.inf) -> Iterator[None]:
+        """Hold memory and a processor while one picture is decoded; waits its turn for them.
+
+        Args:
+            wanted: bytes, as `images.decode_bytes` estimates.
+            deadline: on the clock of `time.monotonic`.
+        Raises:
+            TooManyPixels: more than there will ever be.
+            DeadlineExceeded: not free in time.
+        """
+        if wanted > self.memory:
+            raise TooManyPixels(
+                f"picture takes about {_mib(wanted)} to decode; this server has {_mib(self.memory)} for that",
+                decode_bytes=wanted, decode_memory=self.memory)
+        turn = self._take(wanted, deadline)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._free += wanted
+                if turn.large:
+                    self._large -= 1
+                    self._coming += 1  # as if it had been waited for: now it arrives
+                else:
+                    self._decoding -= 1
+                self._hand_on()
+
+    @contextmanager
+    def run(self, pictures: Callable[[], int], cap: int) -> Iterator[bool]:
+        """The engine's turn: waits for pictures on their way, then for processors; decoding waits until it ends.
+
+        Args:
+            pictures: that would be in the batch now.
+            cap: most of a batch.
+        Returns:
+            Whether all processors are free for it, and few pictures wait.
+        """
+        if not self._engine:  # a GPU's needs no processor
+            yield False
+            return
+        with self._lock:
+            self._wait(lambda: self._coming <= 0 or pictures() >= cap)
+            alone = self._seat.alone and pictures() <= LONE_BATCH
+            used = self.cpus if alone else self._engine
+            self._engines += used  # from here on no picture is begun
+            self._wait(lambda: self._decoding + self._engines <= max(self._width(), used))
+        try:
+            yield alone
+        finally:
+            with self._lock:
+                self._engines -= used
+                self._hand_on()
+
+    def poke(self) -> None:
+        """A batch is full: whoever waits for more needn't."""
+        with self._lock:
+            if self._held:
+                self._settled.notify_all()
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        """Until it is so, or no picture was decoded for a while. Under the lock."""
+        self._held += 1
+        try:
+            while not done():
+                seen = self._decoded
+                if not self._settled.wait(HOLD_S) and seen == self._decoded:
+                    return
+        finally:
+            self._held -= 1
+
+    def _take(self, wanted: int, deadline: float) -> _Turn:
+        turn = _Turn(wanted)
+        asking = self._asking_large if turn.large else self._asking
+        with self._lock:
+            self._coming -= turn.large  # nobody waits for it
+            asking.append(turn)
+            self._hand_on()
+        left_s = -1 if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        if turn.granted.acquire(timeout=left_s):
+            return turn
+        with self._lock:
+            if turn.granted.acquire(blocking=False):  # in the last moment
+                return turn
+            self._coming += turn.large
+            asking.remove(turn)
+            self._hand_on()
+        raise DeadlineExceeded(f"no answer in time: a processor and {_mib(wanted)} to decode this picture did not become free")
+
+    def _width(self) -> int:
+        return self.cpus if self._seat.alone else self.share
+
+    def _hand_on(self) -> None:
+        """Let those in whose turn it is, first come, first served; each is woken alone. Under the lock."""
+        width = self._width()
+        while self._asking_large and self._large < width and self._asking_large[0].wanted <= self._free:
+            self._large += 1
+            self._grant(self._asking_large)
+        starved = self._asking_large and self._large < width  # only memory is missing: small ones must not take it for ever
+        while self._asking and not starved and self._decoding + self._engines < width and self._asking[0].wanted <= self._free:
+            self._decoding += 1
+            self._grant(self._asking)
+        if self._held and self._decoding + self._engines <= self.cpus:
+            self._settled.notify_all()
+
+    def _grant(self, asking: deque[_Turn]) -> None:
+        turn = asking.popleft()
+        self._free -= turn.wanted
+        turn.granted.release()
+
+
+class _Turn:
+    """One who waits to decode a picture of this many bytes."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted, self.large = wanted, wanted > LARGE
+        self.granted = threading.Lock()
+        self.granted.acquire()
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"

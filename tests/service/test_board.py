@@ -1,0 +1,66 @@
+"""The board: what processes see of each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from service import board
+from service.board import Board
+
+
+def test_each_sees_the_others_and_not_itself():
+    """Pictures and connections of those that serve; of one that is starting nothing."""
+    shared = Board(3)
+    first, second = shared.seat(shared.take()), shared.seat(shared.take())
+    shared.take()  # forked, not there yet
+    assert first.alone
+    assert second.fewest_connections == 0
+    first.tell_house(4)
+    first.tell_connections(9)
+    assert first.alone
+    assert not second.alone
+    assert (first.fewest_connections, second.fewest_connections) == (0, 9)
+
+
+def test_a_process_without_siblings_has_it_all():
+    """As in tests and on the command line."""
+    only = Board(1).seat(0)
+    only.tell_house(3)
+    assert only.alone
+    assert only.fewest_connections == sys.maxsize
+
+
+def test_a_row_is_free_again_when_its_process_has_ended():
+    """What it had in the house went with it; a further process has a row of its own or none."""
+    shared = Board(2)
+    rows = [shared.take(), shared.take()]
+    assert (rows, shared.take()) == ([0, 1], -1)
+    seat = shared.seat(rows[0])
+    seat.tell_house(7)
+    other = Board.seat(shared, rows[1])
+    shared.write(rows[1], board.PID, os.getpid() + 1)
+    assert not other.alone
+    shared.leave(os.getpid())
+    assert other.alone
+    assert shared.take() == rows[0]
+
+
+def test_a_process_without_a_row_claims_nothing(monkeypatch):
+    """After a TTIN there are more processes than the plan has: they leave the others' processors alone."""
+    monkeypatch.setattr(board, "_seat", board.seat())
+    board.sit(-1)
+    assert not board.seat().alone
+    assert board.seat().fewest_connections == sys.maxsize
+
+
+def test_what_one_process_writes_another_reads():
+    """The memory outlives a fork and is one for both."""
+    shared = Board(2)
+    row = shared.take()
+    child = os.fork()
+    if child == 0:
+        shared.seat(row).tell_connections(5)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert shared.seat(shared.take()).fewest_connections == 5
