@@ -6,19 +6,23 @@ Make an engine in the process that runs it, never before a fork: a session's thr
 from __future__ import annotations
 
 import ctypes
+import functools
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import cuda, images
+from service import cuda, images, logs, packed
 from service.modelfile import WAY_OUT, ModelFile
 from service.planning import LONE_BATCH
 from service.problems import StartError
 from service.recipe import Golden
+
+log = logs.get(__name__)
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -27,9 +31,9 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GOLDEN_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 5e-2}
 BATCH_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 2e-3}
 
-# Whose weights are brought into an order that suits the processor, which copies them into each process. int8 takes 1.5 times
-# as long without. fp32 without: a single picture is a tenth quicker, 2 to 4 take 1.3 times as long, 8 and 16 1.1 times, and all
-# processes share one copy (docs/performance.md, Memory and start).
+# Whose weights each session orders for itself where their packed form can't be kept on disk (`packed`). int8 takes several times
+# as long without. fp32 without: 2 to 4 pictures take 1.3 times as long, 8 and 16 1.1 times, and all processes share the model's
+# file (docs/performance.md, Memory and start).
 PREPACKED = frozenset({"int8"})
 
 
@@ -51,7 +55,9 @@ class Engine:
 
     alone_s = 0.0
 
-    def __init__(self, model: ModelFile, provider: str = "auto", threads: int = 1, alone_threads: int = 0) -> None:
+    def __init__(
+        self, model: ModelFile, provider: str = "auto", threads: int = 1, alone_threads: int = 0, kept: Path | None = None,
+    ) -> None:
         """Make the session.
 
         Args:
@@ -59,19 +65,40 @@ class Engine:
             provider: cpu, cuda or auto.
             threads: of one run.
             alone_threads: of a run for which all processors are free, on CPUs; the same unless more.
+            kept: folder of packed weights; without one each session orders its own.
         Raises:
             StartError: the provider can't be had, ONNX Runtime refuses the model, or it isn't as decision 1 has it.
         """
         self.model = model
-        self._session, self.provider, self.reason = _open(model, provider, threads)
+        self._kept = kept
+        self._packed: packed.Found | None = None  # only CPUs have any
+        self._session, self.provider, self.reason = self._open(provider, threads)
         self._wide = self._session  # on all processors; one session can't use more threads for one run than for another
         if alone_threads > threads and self.provider == "cpu":
-            self._wide = _session(model, [CPU], alone_threads)
+            self._wide = self._on_cpu(alone_threads)
         self._input = _check(model, self._session)
         size = model.recipe.input
         self._shape = (size.height, size.width, 3)
         self._runner = cuda.Runner(self._session, self._shape, len(model.labels)) if self.provider == "cuda" else None
         self._ran: set[int] = set()  # batch sizes
+
+    @property
+    def weights(self) -> str:
+        """Where they are, in words."""
+        return self._packed.reason if self._packed else "on the device"
+
+    def forget_packed(self) -> bool:
+        """Remove the packed form that this engine runs on; False where it runs on the model's own."""
+        if self._packed is None or self._packed.path is None:
+            return False
+        packed.forget(self._packed.path)
+        self._packed = packed.Found(None, "their packed form was damaged")
+        return True
+
+    @property
+    def maps_model(self) -> bool:
+        """The session has mapped the model's own file of weights."""
+        return self.model.external and not (self._packed and self._packed.path)
 
     def run(self, pixels: NDArray[np.uint8], alone: bool = False) -> NDArray[np.float32]:
         """Probabilities of a batch.
@@ -166,25 +193,35 @@ class Engine:
                 f"expected at most {allowed:.0e} (is it quantised with ranges taken over the whole batch?)")
         return worst
 
+    def _open(self, wanted: str, threads: int) -> tuple[onnxruntime.InferenceSession, str, str]:
+        """A session, the provider that it really has, and the reason."""
+        lacking = _lacking_cuda() if wanted in ("cuda", "auto") else ""
+        if wanted == "cuda" and lacking:
+            raise StartError(f'QUADRANT_PROVIDER is "cuda", but {lacking}')
+        if wanted == "cpu" or lacking:
+            return self._on_cpu(threads), "cpu", "set by QUADRANT_PROVIDER" if wanted == "cpu" else f"auto: {lacking}"
+        # Asked for CUDA, ONNX Runtime falls back to the CPU and tells nobody (onnxruntime#23372): look at what was made.
+        problem = "the session came up without it (its log names the library that is missing)"
+        try:
+            session = _session(self.model, [(CUDA, cuda.options()), CPU], threads)
+            if session.get_providers()[0] == CUDA:
+                return session, "cuda", "set by QUADRANT_PROVIDER" if wanted == "cuda" else "auto: CUDA works"
+        except StartError as error:
+            problem = str(error)
+        if wanted == "cuda":
+            raise StartError(f'QUADRANT_PROVIDER is "cuda", but CUDA does not work here: {problem}')
+        return self._on_cpu(threads), "cpu", f"auto: CUDA does not work here: {problem}"
 
-def _open(model: ModelFile, wanted: str, threads: int) -> tuple[onnxruntime.InferenceSession, str, str]:
-    """A session, the provider that it really has, and the reason."""
-    lacking = _lacking_cuda() if wanted in ("cuda", "auto") else ""
-    if wanted == "cuda" and lacking:
-        raise StartError(f'QUADRANT_PROVIDER is "cuda", but {lacking}')
-    if wanted == "cpu" or lacking:
-        return _session(model, [CPU], threads), "cpu", "set by QUADRANT_PROVIDER" if wanted == "cpu" else f"auto: {lacking}"
-    # Asked for CUDA, ONNX Runtime falls back to the CPU and tells nobody (onnxruntime#23372): look at what was made.
-    problem = "the session came up without it (its log names the library that is missing)"
-    try:
-        session = _session(model, [(CUDA, cuda.options()), CPU], threads)
-        if session.get_providers()[0] == CUDA:
-            return session, "cuda", "set by QUADRANT_PROVIDER" if wanted == "cuda" else "auto: CUDA works"
-    except StartError as error:
-        problem = str(error)
-    if wanted == "cuda":
-        raise StartError(f'QUADRANT_PROVIDER is "cuda", but CUDA does not work here: {problem}')
-    return _session(model, [CPU], threads), "cpu", f"auto: CUDA does not work here: {problem}"
+    def _on_cpu(self, threads: int) -> onnxruntime.InferenceSession:
+        """A session of the packed form; of the model itself where there is none."""
+        self._packed = self._packed or packed.find(self.model, self._kept)
+        if graph := self._packed.path:
+            try:
+                return _session(self.model, [CPU], threads, graph)
+            except StartError as error:
+                log.warning("packed_weights_damaged", reason=str(error))
+                self.forget_packed()
+        return _session(self.model, [CPU], threads)
 
 
 def _lacking_cuda() -> str:
@@ -200,7 +237,9 @@ def _lacking_cuda() -> str:
     return ""
 
 
-def _session(model: ModelFile, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:
+def _session(
+    model: ModelFile, providers: list[Any], threads: int, packed_graph: Path | None = None,
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # Left to itself, ONNX Runtime counts the host's cores, not the container's (onnxruntime#29510).
     options.intra_op_num_threads = threads
@@ -208,18 +247,30 @@ def _session(model: ModelFile, providers: list[Any], threads: int) -> onnxruntim
     # Spinning threads would take the cores that decoding needs beside them (rf-detr#1456).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry("session.disable_prepacking", "0" if model.recipe.precision in PREPACKED else "1")
+    orders = packed_graph or model.recipe.precision in PREPACKED
+    options.add_session_config_entry("session.disable_prepacking", "0" if orders else "1")
     if providers == [CPU]:
         options.enable_mem_pattern = False  # a block for each batch size seen: no quicker, and 23 MB more for AlexNet
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3  # errors; what matters of the rest is said by the service itself
     model.require_unchanged()
+    path = packed_graph or model.path
     try:
         # By its path: ONNX Runtime maps the file of external weights, so that all processes share one copy of them.
-        session = onnxruntime.InferenceSession(str(model.path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # the runtime's exceptions have no common ancestor of their own
-        raise StartError(f"{model.path}: ONNX Runtime refuses it: {_first_line(error)}") from error
+        raise StartError(f"{path}: ONNX Runtime refuses it: {_first_line(error)}") from error
     model.require_unchanged()  # what it opened in between is what was checked
     return session
+
+
+@functools.cache
+def _share_arena() -> None:
+    """One arena for all sessions of this process, which grows by what is asked for: a model's two sessions take turns in it."""
+    place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    same_as_requested = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator(place, same_as_requested)
 
 
 def _check(model: ModelFile, session: onnxruntime.InferenceSession) -> str:

@@ -10,9 +10,10 @@ import math
 import threading
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import NamedTuple
 
-from service import heap, logs, stages
+from service import heap, logs, packed, stages
 from service.admission import Admission, Line
 from service.batching import Batcher
 from service.engine import Engine, EngineFault
@@ -74,11 +75,17 @@ class Loader:
         """
         start = time.monotonic()
         stages.mark("fork")
-        engine = Engine(model, self._settings.provider, self._planned.engine_threads, self._planned.alone_threads)
+        engine = self._open(model, packed.folder(self._settings.packed_weights))
         stages.mark("session")
         try:
             self._go_on(name)
-            worst = engine.prove(company=self._planned.batch_cap)  # at the size that will run: it needn't be warmed again
+            try:
+                worst = engine.prove(company=self._planned.batch_cap)  # at the size that will run: it needn't be warmed again
+            except StartError as error:
+                mapped, engine = engine, self._open(model, None)
+                worst = engine.prove(company=self._planned.batch_cap)  # the model itself may be what is wrong
+                if mapped.forget_packed():
+                    log.warning("packed_weights_damaged", model=name, reason=str(error))
             stages.mark("prove")
             self._go_on(name)
             engine.warm(self._planned.batch_cap)
@@ -88,8 +95,11 @@ class Loader:
             raise StartError(f"{model.path}: {error}") from error
         heap.trim()  # what ONNX Runtime needed to read and to order the graph
         log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider, reason=engine.reason,
-                 golden_difference=worst, seconds=round(time.monotonic() - start, 3))
+                 weights=engine.weights, golden_difference=worst, seconds=round(time.monotonic() - start, 3))
         return engine
+
+    def _open(self, model: ModelFile, kept: Path | None) -> Engine:
+        return Engine(model, self._settings.provider, self._planned.engine_threads, self._planned.alone_threads, kept)
 
     def batcher(self, name: str, engine: Engine, line: Line) -> Batcher:
         """The batch thread of an engine; from now on it can be asked."""
@@ -161,7 +171,7 @@ class Loading:
                 if self._loader.closed:
                     raise StartError(f"{self.name} is being closed")
                 batcher = self._loader.batcher(self.name, engine, self._line)
-                self._made = Made(engine, batcher, Intact(self._model) if self._model.external else None)
+                self._made = Made(engine, batcher, Intact(self._model) if engine.maps_model else None)
             outcome = "ok"
         finally:
             outcome = "given-up" if self._loader.closed else outcome

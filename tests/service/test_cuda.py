@@ -186,7 +186,7 @@ def test_options_keep_the_rule_and_the_memory(graphs):
 def on_cuda(tiny_model, session, monkeypatch):
     """Makes an engine that believes itself on a GPU, its buffers on this device."""
     def make(device: str) -> Engine:
-        monkeypatch.setattr(engine, "_open", lambda *_: (session, "cuda", "set by QUADRANT_PROVIDER"))
+        monkeypatch.setattr(engine.Engine, "_open", lambda *_: (session, "cuda", "set by QUADRANT_PROVIDER"))
         monkeypatch.setattr(cuda, "Runner", functools.partial(cuda.Runner, device=device))
         return Engine(tiny_model, "cuda", 1)
 

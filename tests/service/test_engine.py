@@ -107,7 +107,7 @@ def test_a_small_cap_is_proven_in_company_all_the_same(tiny_model):
     found.warm(1)
 
 
-def test_weights_are_shared_but_for_int8(tiny_model, tmp_path, monkeypatch):
+def test_unpacked_weights_are_shared_but_for_int8(tiny_model, tmp_path, monkeypatch):
     """In an order of the processor's own, each process has a copy: int8 needs it, fp32 needs the memory."""
     seen = []
     real = onnxruntime.InferenceSession

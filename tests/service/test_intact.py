@@ -72,9 +72,18 @@ def test_a_file_in_its_place_is_no_harm(intact, weights):
 
 def test_a_process_whose_model_was_overwritten_is_unready(settings, weights):
     """Balancers must send nothing to answers of no model."""
-    catalog = Catalog.load(dataclasses.replace(settings, models=weights.parents[2]))
+    catalog = Catalog.load(dataclasses.replace(settings, models=weights.parents[2], packed_weights="off"))
     assert catalog.ready() == (True, [])
     overwrite(weights, bytes(weights.stat().st_size))
     eventually(lambda: not catalog.ready()[0], "it is still ready")
     assert "were overwritten" in catalog.ready()[1][0]
+    catalog.close()
+
+
+def test_packed_weights_need_nobody_to_look_after_the_models_own(settings, weights):
+    """The session has mapped another file; what becomes of the model's matters at the next start."""
+    catalog = Catalog.load(dataclasses.replace(settings, models=weights.parents[2]))
+    overwrite(weights, bytes(weights.stat().st_size))
+    assert catalog.find().loading.made.intact is None
+    assert catalog.ready() == (True, [])
     catalog.close()

@@ -1,0 +1,164 @@
+"""Weights in the order that this processor wants them, once on disk for all processes, which map them.
+
+ONNX Runtime orders ("prepacks") a model's weights when it makes a session, into a copy of its own: in each process, at each
+start. It can also write down what it has ordered (`session.save_external_prepacked_constant_initializers`, 1.20 and later); a
+session that is made of that file maps it. The answers are the same, and are proven on the golden examples like all others.
+
+Made at a model's first start on a machine; found there by the model's digest, the version of ONNX Runtime and the processor.
+Where nothing can be kept, each process orders its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import onnxruntime
+
+from service import logs
+from service.modelfile import ModelFile
+
+log = logs.get(__name__)
+
+FORM = "1"  # of what is kept
+GRAPH, WEIGHTS = "model.onnx", "weights.bin"
+LEAST_BYTES = 1024  # smaller weights stay in the graph; ONNX Runtime writes down only what lies outside of it
+KEPT_S = 30 * 86_400  # what no start has used for so long goes
+TIMES_THE_MODEL = 3  # free space that is wanted: the weights as they were are written too
+IN_MEMORY = ("tmpfs", "ramfs")
+
+
+class Found(NamedTuple):
+    """The graph to make sessions of; `None` where there is none, and why."""
+
+    path: Path | None
+    reason: str
+
+
+def folder(setting: str) -> Path | None:
+    """Where they are kept: `auto` is the user's cache folder (XDG Base Directory Specification), `off` nowhere."""
+    if setting == "off":
+        return None
+    if setting != "auto":
+        return Path(setting)
+    with suppress(RuntimeError):  # a user without a home
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quadrant" / "packed"
+    return None
+
+
+def find(model: ModelFile, place: Path | None) -> Found:
+    """The packed form of a model; made if it isn't there, by one process while the others wait.
+
+    Args:
+        model: opened and checked; its files are read again only to make it.
+        place: folder of all of them.
+    """
+    if place is None:
+        return Found(None, "nothing is kept (QUADRANT_PACKED_WEIGHTS)")
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if reason := _unfit(place):
+            return Found(None, reason)
+        found = place / _key(model)
+        if not (found / GRAPH).exists():
+            with _one_at_a_time(place):
+                if not (found / GRAPH).exists():
+                    _make(model, found)
+        os.utime(found)
+    except Exception as error:  # OSError, and the runtime's, which have no common ancestor; it goes without
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return Found(None, f"weights can't be kept in {place}: {reason}")
+    return Found(found / GRAPH, f"mapped from {found}")
+
+
+def forget(graph: Path) -> None:
+    """Remove one that turned out to be damaged; the next start makes it anew."""
+    shutil.rmtree(graph.parent, ignore_errors=True)
+
+
+def _unfit(place: Path) -> str:
+    """Why this folder won't do; empty if it will."""
+    state = place.stat()
+    if state.st_uid != os.geteuid() or state.st_mode & 0o022:
+        return f"{place} belongs to others, or others may write there"
+    if _filesystem(place) in IN_MEMORY:
+        return f"{place} lies in memory"
+    return ""
+
+
+def _filesystem(place: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Its type, as `ext4`; empty where it can't be told."""
+    best, kind = -1, ""
+    with suppress(OSError, ValueError):
+        for line in mounts.read_text().splitlines():
+            words = line.split(" ")
+            point = Path(words[4].replace("\\040", " "))
+            if place.resolve().is_relative_to(point) and len(point.parts) >= best:  # of equal ones the last hides the others
+                best, kind = len(point.parts), words[words.index("-") + 1]
+    return kind
+
+
+def _key(model: ModelFile) -> str:
+    """Whatever the order depends on."""
+    wanted = (FORM, model.digest, onnxruntime.__version__, platform.machine(), _processor())
+    return hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:32]
+
+
+def _processor(file: Path = Path("/proc/cpuinfo")) -> str:
+    """Its name and what it can do; the kernels are chosen by that."""
+    try:
+        lines = file.read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU ")))
+
+
+@contextmanager
+def _one_at_a_time(place: Path) -> Iterator[None]:
+    with open(place / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(model: ModelFile, target: Path) -> None:
+    """Write it beside its place, then rename: nobody ever sees half of it.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    for old in target.parent.iterdir():
+        if old.is_dir() and time.time() - old.stat().st_mtime > KEPT_S:
+            shutil.rmtree(old, ignore_errors=True)
+    wanted = TIMES_THE_MODEL * sum(file.stat().st_size for file in model.path.parent.iterdir() if file.is_file())
+    if (free := shutil.disk_usage(target.parent).free) < wanted:
+        raise OSError(f"{free / 1e6:,.0f} MB are free; {wanted / 1e6:,.0f} MB are needed")
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as new:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(new, GRAPH))
+        for name, value in {
+            "optimized_model_external_initializers_file_name": WEIGHTS,
+            "optimized_model_external_initializers_min_size_in_bytes": str(LEAST_BYTES),
+            "save_external_prepacked_constant_initializers": "1",
+        }.items():
+            options.add_session_config_entry(f"session.{name}", value)
+        model.require_unchanged()
+        onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+        model.require_unchanged()
+        for written in Path(new).iterdir():
+            with open(written, "rb") as file:
+                os.fsync(file.fileno())  # a power cut must not leave a name without its bytes
+        os.rename(new, target)
+        os.mkdir(new)  # for the end of the block
+    log.debug("weights_packed", path=str(target), seconds=round(time.monotonic() - start, 3))

@@ -1,0 +1,184 @@
+"""Packed weights: made once, mapped by all, never half there; without them the service runs all the same."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from service import packed
+from service.admission import Admission
+from service.engine import Engine
+from service.loading import Loader
+from service.modelfile import ModelFile
+from service.planning import plan
+from service.problems import StartError
+from service.settings import Settings
+from tests import models
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (3, models.SIDE, models.SIDE, 3), np.uint8)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "packed"
+
+
+def entries(place: Path) -> list[Path]:
+    return [each for each in place.iterdir() if each.name != ".lock"]
+
+
+@pytest.mark.parametrize(("setting", "variables", "expected"), [
+    ("off", {}, None),
+    ("/srv/weights", {}, Path("/srv/weights")),
+    ("auto", {"XDG_CACHE_HOME": "/var/tmp/x"}, Path("/var/tmp/x/quadrant/packed")),
+    ("auto", {"XDG_CACHE_HOME": "", "HOME": "/home/someone"}, Path("/home/someone/.cache/quadrant/packed")),
+])
+def test_where_they_are_kept(monkeypatch, setting, variables, expected):
+    """In the user's cache unless said otherwise."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert packed.folder(setting) == expected
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    """As in many containers."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert packed.folder("auto") is None
+
+
+def test_the_answers_are_the_same(tiny_model, place):
+    """From the file as from the model."""
+    plain, mapped = Engine(tiny_model, "cpu", 1), Engine(tiny_model, "cpu", 1, 2, place)
+    assert str(place) in mapped.weights
+    for alone in (False, True):
+        assert np.abs(mapped.run(PICTURES, alone) - plain.run(PICTURES)).max() < 1e-6
+    assert mapped.prove() <= 1e-5
+    assert (plain.forget_packed(), mapped.forget_packed()) == (False, True)
+    assert entries(place) == []
+
+
+def test_it_is_made_once(tiny_model, place, monkeypatch):
+    """However many processes start at the same time; what was there before the lock came is taken."""
+    made, make = [], packed._make
+
+    def slowly(model: ModelFile, target: Path) -> None:
+        made.append(target)
+        time.sleep(0.05)
+        make(model, target)
+
+    monkeypatch.setattr(packed, "_make", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: packed.find(tiny_model, place), range(4)))
+    assert len(made) == len(set(found)) == 1
+    assert found[0].path == made[0] / packed.GRAPH
+    assert entries(place) == made
+
+
+def test_another_processor_or_runtime_has_its_own(tiny_model, place, monkeypatch):
+    """The order is theirs."""
+    first = packed.find(tiny_model, place)
+    monkeypatch.setattr(onnxruntime, "__version__", "99.0")
+    second = packed.find(tiny_model, place)
+    monkeypatch.setattr(packed, "_processor", lambda: "another")
+    assert len({first, second, packed.find(tiny_model, place)}) == 3
+
+
+def test_what_nobody_uses_any_more_goes(tiny_model, place):
+    """Each release of a model or of the runtime leaves one behind."""
+    old, young = place / "old", place / "young"
+    for each, days in ((old, 31), (young, 29)):
+        each.mkdir(parents=True, mode=0o700)
+        os.utime(each, (time.time() - days * 86_400,) * 2)
+    place.chmod(0o700)
+    found = packed.find(tiny_model, place)
+    assert found.path is not None
+    assert {*entries(place)} == {young, found.path.parent}
+
+
+def test_a_failure_leaves_nothing_behind(tiny_model, place, monkeypatch):
+    """A full disk, for one."""
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("disk full\nand more")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    assert packed.find(tiny_model, place) == (None, f"weights can't be kept in {place}: disk full")
+    assert entries(place) == []
+
+
+def test_no_room_is_told(tiny_model, place, monkeypatch):
+    """Before anything is written."""
+    usage = namedtuple("usage", ("total", "used", "free"))
+    monkeypatch.setattr(packed.shutil, "disk_usage", lambda _: usage(1, 1, 10))
+    assert "0 MB are free" in packed.find(tiny_model, place).reason
+
+
+def test_a_folder_that_others_can_write_is_not_trusted(tiny_model, place):
+    """They could put weights there."""
+    place.mkdir(parents=True)
+    place.chmod(0o777)
+    assert packed.find(tiny_model, place) == (None, f"{place} belongs to others, or others may write there")
+    assert entries(place) == []
+
+
+def test_a_folder_that_cannot_be_made(tiny_model, tmp_path):
+    """As on a disk that is read-only."""
+    (tmp_path / "file").touch()
+    found = packed.find(tiny_model, tmp_path / "file" / "packed")
+    assert found.path is None
+    assert "can't be kept" in found.reason
+
+
+def test_memory_is_not_spent_on_files_in_memory(tiny_model, place, monkeypatch):
+    """A tmpfs would hold what each process can hold itself."""
+    monkeypatch.setattr(packed, "_filesystem", lambda _: "tmpfs")
+    assert packed.find(tiny_model, place) == (None, f"{place} lies in memory")
+
+
+def test_the_type_of_a_filesystem(tmp_path):
+    """Of the mount that the folder lies in, the last of those on one point."""
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "21 1 8:1 / / rw - ext4 /dev/sda rw\n22 21 0:5 / /a rw shared:2 - ext4 /dev/sdb rw\n"
+        "23 22 0:6 / /a rw - tmpfs tmpfs rw\n24 21 0:7 / /a\\040b rw - xfs /dev/sdc rw\n")
+    assert [packed._filesystem(Path(each), table) for each in ("/a/x", "/a b/x", "/ab", "/")] == ["tmpfs", "xfs", "ext4", "ext4"]
+    assert packed._filesystem(Path("/a"), tmp_path / "none") == ""
+
+
+def test_a_damaged_file_is_replaced(tiny_model, place):
+    """The start goes on without it; the next one makes it anew."""
+    graph = packed.find(tiny_model, place).path
+    assert graph is not None
+    graph.write_bytes(b"no graph")
+    engine = Engine(tiny_model, "cpu", 1, 2, place)
+    assert engine.weights == "their packed form was damaged"
+    assert engine.prove() <= 1e-5
+    assert entries(place) == []
+    assert Engine(tiny_model, "cpu", 1, 2, place).weights.startswith("mapped from")
+
+
+def test_weights_that_answer_wrong_are_replaced(tmp_path, place, monkeypatch):
+    """Bits that rot on disk show in the golden examples; the model itself is sound."""
+    model = ModelFile.open(models.build(tmp_path / "model.onnx"))
+    settings = Settings(models=tmp_path, provider="cpu", workers=1, engine_threads=1, packed_weights=str(place))
+    loader = Loader(settings, plan(settings, 1))
+    proven, prove = [], Engine.prove
+
+    def check(engine: Engine, *given: object, **more: object) -> float:
+        proven.append(engine.weights)
+        if engine.weights.startswith("mapped"):
+            raise StartError("golden picture 0 gives another answer")
+        return prove(engine)
+
+    monkeypatch.setattr(Engine, "prove", check)
+    engine = loader.engine("quadrants/1", model, Admission(plan(settings, 1)).line())
+    assert [text.split()[0] for text in proven] == ["mapped", "nothing"]
+    assert engine.weights.startswith("nothing is kept")
+    assert entries(place) == []
