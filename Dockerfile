@@ -31,9 +31,12 @@ COPY --from=builder /opt/venv /opt/venv
 COPY models/ /app/models/
 COPY service/ /app/service/
 WORKDIR /app
+# Weights in the processor's own order are kept here: a volume, or the container's own layer.
+RUN install -d -o 10001 -g 10001 -m 0700 /var/cache/quadrant
 # ONNX Runtime sends usage data to its maker unless told not to.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1 \
-    QUADRANT_HOST=0.0.0.0 QUADRANT_PORT=8000 QUADRANT_PROVIDER=${PROVIDER}
+    QUADRANT_HOST=0.0.0.0 QUADRANT_PORT=8000 QUADRANT_PROVIDER=${PROVIDER} \
+    QUADRANT_PACKED_WEIGHTS=/var/cache/quadrant
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -169,7 +169,7 @@ def say(probabilities: NDArray[np.float32], asked: Asked, model: ModelFile) -> S
     Args:
         probabilities: (classes,) of one picture.
     """
-    order = np.argsort(-probabilities, kind="stable")  # of equal ones the lower row first
+    order = _order(probabilities, max(2, asked.top_k), asked.least_score)
     best = probabilities[order[:2]].astype(float)
     calibration = model.recipe.calibration
     rule = calibration and calibration.abstention
@@ -184,6 +184,15 @@ def say(probabilities: NDArray[np.float32], asked: Asked, model: ModelFile) -> S
         abstained=bool(best[0] < rule.below) if rule else None,
         prediction_set=members,
     )
+
+
+def _order(probabilities: NDArray[np.float32], count: int, least: float | None) -> NDArray[np.intp]:
+    """Rows of the best classes, best first, of equal ones the lower row first: `count` at least, and all that have `least`."""
+    candidates = np.arange(len(probabilities))
+    if count < len(probabilities):
+        last = np.partition(probabilities, -count)[-count]
+        candidates = np.flatnonzero(probabilities >= (last if least is None else min(last, least)))  # in order of rows
+    return candidates[np.argsort(-probabilities[candidates], kind="stable")]
 
 
 def weight(found: Answer) -> int:
