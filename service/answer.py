@@ -13,6 +13,7 @@ from service.modelfile import ModelFile
 from service.problems import BadOption
 
 DEFAULT_TOP_K = 5
+LEAST_SCORE = 1e-300  # in place of 0, whose logarithm is none: 0 times anything adds nothing to the entropy
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,14 +174,14 @@ def say(probabilities: NDArray[np.float32], asked: Asked, model: ModelFile) -> S
     best = probabilities[order[:2]].astype(float)
     calibration = model.recipe.calibration
     rule = calibration and calibration.abstention
-    likely = probabilities[probabilities > 0].astype(np.float64)
+    scores = probabilities.astype(np.float64)
     members = None
     if asked.least_score is not None:
         members = [_prediction(model, probabilities, int(row)) for row in order if probabilities[row] >= asked.least_score]
     return Said(
         [_prediction(model, probabilities, int(row)) for row in order[: asked.top_k] if probabilities[row] >= asked.threshold],
         margin=_digits(best[0] - best[1]) if len(best) > 1 else 1.0,
-        entropy=_digits(max(0.0, float(-(likely * np.log(likely)).sum()))),
+        entropy=_digits(max(0.0, -float(scores @ np.log(np.maximum(scores, LEAST_SCORE))))),
         abstained=bool(best[0] < rule.below) if rule else None,
         prediction_set=members,
     )

@@ -198,7 +198,10 @@ class Classifier:
             if isinstance(data, Problem):
                 return data
             prepared = self._prepare(data, deadline)
-            return _Waiting(prepared, self.batcher.submit(prepared.pixels, deadline, gone))
+            ticket = self.batcher.submit(prepared.pixels, deadline, gone)
+            DECODE_SECONDS.observe(prepared.decode_ms / 1000)  # now, while the engine's thread wakes up
+            PREPROCESS_SECONDS.observe(prepared.preprocess_ms / 1000)
+            return _Waiting(prepared, ticket)
         except Problem as problem:
             return problem
         except Exception as error:  # a fault of ours; the neighbours must not pay for it
@@ -215,8 +218,6 @@ class Classifier:
             start = time.thread_time()
             prepared = images.prepare(data, recipe.preprocessing, recipe.input.width, recipe.input.height, limit, header)
             self._line.decoded(time.thread_time() - start)
-        DECODE_SECONDS.observe(prepared.decode_ms / 1000)
-        PREPROCESS_SECONDS.observe(prepared.preprocess_ms / 1000)
         return prepared
 
     def _leave(self, entry: _Waiting | Problem, own_id: str, asked: Asked) -> Answer | Problem:

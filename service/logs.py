@@ -12,7 +12,7 @@ from typing import Any
 _rich = sys.modules.get("rich")
 sys.modules["rich"] = None  # type: ignore[assignment]
 import structlog  # noqa: E402
-from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars  # noqa: E402
+from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars, merge_contextvars  # noqa: E402
 
 if _rich is None:
     del sys.modules["rich"]
@@ -72,6 +72,11 @@ def begin_request(request_id: str | None, traceparent: str | None = None) -> str
     if match := TRACEPARENT.match((traceparent or "").strip().lower()):
         bind_contextvars(trace_id=match[1], parent_id=match[2])
     return chosen
+
+
+def bound() -> dict[str, Any]:
+    """The ids of the request, for events that are told when it has ended."""
+    return get_contextvars()
 
 
 def end_request() -> None:

@@ -35,18 +35,23 @@ def _begin() -> None:
 
 
 def _end(response: Response) -> Response:
-    seconds = time.perf_counter() - g.started
-    endpoint = str(request.url_rule) if request.url_rule else "none"
+    """The answer's last headers; what only operators see is written down once the answer is out."""
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
+    endpoint = str(request.url_rule) if request.url_rule else "none"
+    response.call_on_close(partial(_answered, g.started, endpoint, request.method, response.status_code, logs.bound()))
     if body.unread(request.environ):
         response.headers["Connection"] = "close"
         response.call_on_close(partial(body.linger, request.environ))
-    REQUESTS.labels(endpoint, str(response.status_code)).inc()
+    return response
+
+
+def _answered(started: float, endpoint: str, method: str, status: int, ids: dict[str, Any]) -> None:
+    seconds = time.perf_counter() - started
+    REQUESTS.labels(endpoint, str(status)).inc()
     REQUEST_SECONDS.labels(endpoint).observe(seconds)
     told = log.debug if endpoint.startswith(QUIET) else log.info
-    told("answered", method=request.method, endpoint=endpoint, status=response.status_code, ms=round(1000 * seconds, 3))
-    return response
+    told("answered", method=method, endpoint=endpoint, status=status, ms=round(1000 * seconds, 3), **ids)
 
 
 def _closing(application: Application) -> Application:

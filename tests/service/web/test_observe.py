@@ -37,7 +37,7 @@ def test_ids_differ(client: FlaskClient):
 def test_the_log_carries_id_and_trace(client: FlaskClient, picture: bytes):
     """A trace that begins at a gateway goes on in our log."""
     with capture_logs(processors=[logs.merge_contextvars]) as lines:
-        client.post("/classify", data=picture,
+        client.post("/classify", data=picture, buffered=True,
                     headers={"X-Request-Id": "case-8", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
     (line,) = [line for line in lines if line["event"] == "answered"]
     assert (line["request_id"], line["trace_id"], line["status"], line["endpoint"]) == ("case-8", TRACE, 200, "/classify")
@@ -53,7 +53,7 @@ def test_the_ids_end_with_the_request(client: FlaskClient):
 
 def test_requests_are_counted_by_rule_and_status(client: FlaskClient):
     """Addresses would make a series for each name that anyone tries."""
-    client.get("/models/some-name")
+    client.get("/models/some-name", buffered=True)
     page = client.get("/metrics").text
     assert 'quadrant_requests_total{endpoint="/models/<name>",status="404"}' in page
     assert "some-name" not in page
