@@ -7,11 +7,12 @@ is ever locked; a reader may see a number that is a moment old.
 from __future__ import annotations
 
 import mmap
-import os
 import sys
 
-FREE, STARTING = 0, -1  # in place of a process's id
-PID, HOUSE, CONNECTIONS = range(3)
+FREE, STARTING, SERVING = range(3)
+STATE, HOUSE, CONNECTIONS = range(3)
+SPARE = 4  # rows a planned process: a reload starts all new ones before the old ones go
+NONE_TAKEN = sys.maxsize  # connections of a process that takes none any more
 
 
 class Board:
@@ -25,30 +26,28 @@ class Board:
         """In the master, before a fork: a row for the new process.
 
         Returns:
-            Its number; -1 where all are taken, as after a TTIN: such a process knows nothing of others, and they not of it.
+            Its number; -1 where all are taken, as after many TTIN: such a process knows nothing of others, and they not of it.
         """
         for row in range(len(self._rows)):
-            if self._rows[row, PID] == FREE:
-                self._rows[row, PID] = STARTING
+            if self._rows[row, STATE] == FREE:
+                self._rows[row, STATE] = STARTING
                 return row
         return -1
 
-    def leave(self, pid: int) -> None:
-        """In the master: this process has ended."""
-        for row in range(len(self._rows)):
-            if self._rows[row, PID] == pid:
-                self._rows[row, HOUSE] = self._rows[row, CONNECTIONS] = 0
-                self._rows[row, PID] = FREE
+    def leave(self, row: int) -> None:
+        """In the master: the process of this row has ended."""
+        if row >= 0:
+            self._rows[row, HOUSE] = self._rows[row, CONNECTIONS] = 0
+            self._rows[row, STATE] = FREE
 
     def seat(self, row: int) -> Seat:
-        """In the process that has this row, after the fork."""
-        self._rows[row, PID] = os.getpid()
+        """For the process that has this row, after the fork."""
         return Seat(self, row)
 
     def others(self, row: int, column: int) -> list[int]:
         """A number of each other process that serves."""
         return [int(self._rows[each, column]) for each in range(len(self._rows))
-                if each != row and self._rows[each, PID] not in (FREE, STARTING)]
+                if each != row and self._rows[each, STATE] == SERVING]
 
     def write(self, row: int, column: int, number: int) -> None:
         """Tell the others."""
@@ -60,6 +59,10 @@ class Seat:
 
     def __init__(self, board: Board, row: int) -> None:
         self._board, self._row = board, row
+
+    def serve(self) -> None:
+        """From now on it takes connections; until then others count on nothing from it."""
+        self._board.write(self._row, STATE, SERVING)
 
     def tell_house(self, pictures: int) -> None:
         """So many pictures are decoded, wait or run here."""
@@ -99,7 +102,7 @@ _seat: Seat = Board(1).seat(0)  # of a process without siblings, as in tests and
 def open_for(processes: int) -> None:
     """In the master, before it forks."""
     global _board
-    _board = Board(processes)
+    _board = Board(SPARE * processes)
 
 
 def take() -> int:
@@ -107,9 +110,9 @@ def take() -> int:
     return _board.take()
 
 
-def leave(pid: int) -> None:
+def leave(row: int) -> None:
     """As `Board.leave`."""
-    _board.leave(pid)
+    _board.leave(row)
 
 
 def sit(row: int) -> None:

@@ -185,18 +185,30 @@ class Classifier:
     ) -> Generator[Answer | Problem, None, None]:
         """Admit, decode and run; the results in order, each as soon as it is there."""
         with self._line.admit(len(jobs), deadline) as places:
-            self._admission.turns.expect(len(jobs))
-            entered = [self._enter(job.data, deadline, gone) for job in jobs]
+            entered = self._enter_all(jobs, deadline, gone)
             for job, entry in zip(jobs, entered, strict=True):
                 found = self._leave(entry, job.own_id, asked)
                 places.leave()
                 yield found
 
+    def _enter_all(self, jobs: list[_Job], deadline: float, gone: Callable[[], bool] | None) -> list[_Waiting | Problem]:
+        """All of a request, in order; the engine waits for them meanwhile."""
+        turns, entered = self._admission.turns, []
+        turns.expect(len(jobs))
+        try:
+            for job in jobs:
+                entered.append(self._enter(job.data, deadline, gone))
+                turns.arrived()
+        finally:
+            for _ in jobs[len(entered):]:
+                turns.arrived()
+        return entered
+
     def _enter(self, data: bytes | Problem, deadline: float, gone: Callable[[], bool] | None) -> _Waiting | Problem:
         """Decode a picture and hand it to the batcher; a problem is this picture's own."""
+        if isinstance(data, Problem):
+            return data
         try:
-            if isinstance(data, Problem):
-                return data
             prepared = self._prepare(data, deadline)
             ticket = self.batcher.submit(prepared.pixels, deadline, gone)
             DECODE_SECONDS.observe(prepared.decode_ms / 1000)  # now, while the engine's thread wakes up
@@ -206,8 +218,6 @@ class Classifier:
             return problem
         except Exception as error:  # a fault of ours; the neighbours must not pay for it
             return _fault(error)
-        finally:
-            self._admission.turns.arrived()
 
     def _prepare(self, data: bytes, deadline: float) -> Prepared:
         recipe, limit = self.model.recipe, self._settings.max_pixels

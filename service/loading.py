@@ -81,7 +81,7 @@ class Loader:
             self._go_on(name)
             try:
                 worst = engine.prove(company=self._planned.batch_cap)  # at the size that will run: it needn't be warmed again
-            except StartError as error:
+            except (StartError, EngineFault) as error:
                 mapped, engine = engine, self._open(model, None)
                 worst = engine.prove(company=self._planned.batch_cap)  # the model itself may be what is wrong
                 if mapped.forget_packed():

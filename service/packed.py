@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -30,9 +31,14 @@ from service.modelfile import ModelFile
 log = logs.get(__name__)
 
 FORM = "1"  # of what is kept
-GRAPH, WEIGHTS = "model.onnx", "weights.bin"
+GRAPH, WEIGHTS, DIGEST = "model.onnx", "weights.bin", "sha256"
+OURS, UNFINISHED, TRIED = re.compile(r"[0-9a-f]{32}"), ".new-", ".tried"  # names in the folder; all else is somebody's
 LEAST_BYTES = 1024  # smaller weights stay in the graph; ONNX Runtime writes down only what lies outside of it
 KEPT_S = 30 * 86_400  # what no start has used for so long goes
+RETRY_S = 86_400  # after a try that ended its process, most likely for want of memory
+# The golden examples of int8 leave room for other processors' kernels, so that damage could hide there; those of fp32 leave none,
+# and reading all of a large network's weights would cost each start a quarter of a second.
+HASHED_BYTES = 2**27
 TIMES_THE_MODEL = 3  # free space that is wanted: the weights as they were are written too
 IN_MEMORY = ("tmpfs", "ramfs")
 
@@ -69,9 +75,9 @@ def find(model: ModelFile, place: Path | None) -> Found:
         if reason := _unfit(place):
             return Found(None, reason)
         found = place / _key(model)
-        if not (found / GRAPH).exists():
+        if not _whole(found):
             with _one_at_a_time(place):
-                if not (found / GRAPH).exists():
+                if not _whole(found):
                     _make(model, found)
         os.utime(found)
     except Exception as error:  # OSError, and the runtime's, which have no common ancestor; it goes without
@@ -82,7 +88,38 @@ def find(model: ModelFile, place: Path | None) -> Found:
 
 def forget(graph: Path) -> None:
     """Remove one that turned out to be damaged; the next start makes it anew."""
-    shutil.rmtree(graph.parent, ignore_errors=True)
+    with suppress(OSError), _one_at_a_time(graph.parents[1]):
+        _remove(graph.parent)
+
+
+def _whole(found: Path) -> bool:
+    """It is there, and holds what was written."""
+    try:
+        return (sum(file.stat().st_size for file in _files(found)) > HASHED_BYTES
+                or (found / DIGEST).read_text() == _digest(found))
+    except OSError:
+        return False
+
+
+def _digest(folder: Path) -> str:
+    sha256 = hashlib.sha256()
+    for each in _files(folder):
+        with open(each, "rb") as file:
+            sha256.update(hashlib.file_digest(file, "sha256").digest())
+    return sha256.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """The graph, and its weights unless they are all so small that they lie in it."""
+    return [folder / GRAPH, *([folder / WEIGHTS] if (folder / WEIGHTS).exists() else [])]
+
+
+def _remove(folder: Path) -> None:
+    """First out of sight, then piece by piece: what is left of one in its own place would look like a whole one."""
+    with suppress(OSError):
+        gone = folder.with_name(f"{UNFINISHED}{folder.name}")
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _unfit(place: Path) -> str:
@@ -130,35 +167,57 @@ def _one_at_a_time(place: Path) -> Iterator[None]:
 
 
 def _make(model: ModelFile, target: Path) -> None:
-    """Write it beside its place, then rename: nobody ever sees half of it.
+    """Make one; a mark stays behind where that ends the process, so that its successors don't try again and again.
 
     Raises:
         OSError: it can't be written.
     """
-    for old in target.parent.iterdir():
-        if old.is_dir() and time.time() - old.stat().st_mtime > KEPT_S:
-            shutil.rmtree(old, ignore_errors=True)
+    _tidy(target.parent)
+    tried = target.with_suffix(TRIED)
+    if tried.exists():
+        raise OSError("an earlier try ended its process")
     wanted = TIMES_THE_MODEL * sum(file.stat().st_size for file in model.path.parent.iterdir() if file.is_file())
     if (free := shutil.disk_usage(target.parent).free) < wanted:
         raise OSError(f"{free / 1e6:,.0f} MB are free; {wanted / 1e6:,.0f} MB are needed")
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as new:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(new, GRAPH))
-        for name, value in {
-            "optimized_model_external_initializers_file_name": WEIGHTS,
-            "optimized_model_external_initializers_min_size_in_bytes": str(LEAST_BYTES),
-            "save_external_prepacked_constant_initializers": "1",
-        }.items():
-            options.add_session_config_entry(f"session.{name}", value)
-        model.require_unchanged()
-        onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
-        model.require_unchanged()
-        for written in Path(new).iterdir():
-            with open(written, "rb") as file:
-                os.fsync(file.fileno())  # a power cut must not leave a name without its bytes
-        os.rename(new, target)
-        os.mkdir(new)  # for the end of the block
+    tried.touch()
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as new:
+            _write(model, Path(new))
+            _remove(target)  # what is left of a damaged one
+            os.rename(new, target)  # now: nobody ever sees half of it
+            os.mkdir(new)  # for the end of the block
+    finally:
+        tried.unlink()
     log.debug("weights_packed", path=str(target), seconds=round(time.monotonic() - start, 3))
+
+
+def _write(model: ModelFile, folder: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / GRAPH)
+    for name, value in {
+        "optimized_model_external_initializers_file_name": WEIGHTS,
+        "optimized_model_external_initializers_min_size_in_bytes": str(LEAST_BYTES),
+        "save_external_prepacked_constant_initializers": "1",
+    }.items():
+        options.add_session_config_entry(f"session.{name}", value)
+    model.require_unchanged()
+    onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    model.require_unchanged()
+    (folder / DIGEST).write_text(_digest(folder))
+    for written in folder.iterdir():
+        with open(written, "rb") as file:
+            os.fsync(file.fileno())  # a power cut must not leave a name without its bytes
+
+
+def _tidy(place: Path) -> None:
+    """Remove what killed processes left, and what nobody has used for long. Nobody else makes one now."""
+    now = time.time()
+    for each in place.iterdir():
+        age_s = now - each.stat().st_mtime
+        if each.name.startswith(UNFINISHED) or (OURS.fullmatch(each.name) and age_s > KEPT_S):
+            shutil.rmtree(each, ignore_errors=True)
+        elif each.suffix == TRIED and age_s > RETRY_S:
+            each.unlink()

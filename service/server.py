@@ -254,14 +254,15 @@ def _pre_fork(_: Arbiter, worker: Worker) -> None:
 
 def _worker_ready(worker: Worker) -> None:
     """From here on connections are taken."""
+    board.seat().serve()
     stages.mark("application")
     took = stages.took()
     log.info("worker_ready", worker=worker.age, seconds=round(sum(took.values()), 3), stages=took)
 
 
 def _child_exit(_: Arbiter, worker: Worker) -> None:
+    board.leave(worker.row)
     metrics.mark_dead(worker.pid)
-    board.leave(worker.pid)
     logging.getLogger("gunicorn.error").debug("worker %s is gone", worker.pid)
 
 

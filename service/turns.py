@@ -11,6 +11,7 @@ and bytes.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -53,10 +54,10 @@ class Turns:
         self._asking: deque[_Turn] = deque()  # who waits to decode
         self._asking_large: deque[_Turn] = deque()
         self._decoding = self._large = 0
-        self._engines = 0  # processors that engines use
+        self._engines = self._reserved = 0  # processors that engines use, and that they wait for
         self._coming = 0  # pictures that were let in and aren't decoded
-        self._decoded = 0  # ever; to see that it goes on
         self._held = 0  # engines that wait
+        self._numbers = itertools.count()
 
     def expect(self, count: int) -> None:
         """So many pictures are on their way to the engine."""
@@ -67,7 +68,6 @@ class Turns:
         """One of them is there, or will never be."""
         with self._lock:
             self._coming -= 1
-            self._decoded += 1
             if self._held and not self._coming:
                 self._settled.notify_all()
 
@@ -113,11 +113,13 @@ class Turns:
             yield False
             return
         with self._lock:
-            self._wait(lambda: self._coming <= 0 or pictures() >= cap)
+            self._wait(lambda: self._coming <= 0 or pictures() >= cap, pictures)
             alone = self._seat.alone and pictures() <= LONE_BATCH
             used = self.cpus if alone else self._engine
-            self._engines += used  # from here on no picture is begun
-            self._wait(lambda: self._decoding + self._engines <= max(self._width(), used))
+            self._reserved += used  # from here on no picture is begun
+            self._wait(lambda: self._decoding + self._engines + used <= max(self._width(), used), lambda: self._decoding)
+            self._reserved -= used
+            self._engines += used
         try:
             yield alone
         finally:
@@ -131,19 +133,22 @@ class Turns:
             if self._held:
                 self._settled.notify_all()
 
-    def _wait(self, done: Callable[[], bool]) -> None:
-        """Until it is so, or no picture was decoded for a while. Under the lock."""
+    def _wait(self, done: Callable[[], bool], count: Callable[[], int]) -> None:
+        """Until it is so, or `count` has not changed for `HOLD_S`. Under the lock."""
         self._held += 1
+        seen, until = count(), time.monotonic() + HOLD_S
         try:
             while not done():
-                seen = self._decoded
-                if not self._settled.wait(HOLD_S) and seen == self._decoded:
+                if (left_s := until - time.monotonic()) <= 0:
                     return
+                self._settled.wait(left_s)
+                if (now := count()) != seen:
+                    seen, until = now, time.monotonic() + HOLD_S
         finally:
             self._held -= 1
 
     def _take(self, wanted: int, deadline: float) -> _Turn:
-        turn = _Turn(wanted)
+        turn = _Turn(wanted, next(self._numbers))
         asking = self._asking_large if turn.large else self._asking
         with self._lock:
             self._coming -= turn.large  # nobody waits for it
@@ -164,29 +169,35 @@ class Turns:
         return self.cpus if self._seat.alone else self.share
 
     def _hand_on(self) -> None:
-        """Let those in whose turn it is, first come, first served; each is woken alone. Under the lock."""
+        """Let those in whose turn it is; each is woken alone. Under the lock."""
         width = self._width()
-        while self._asking_large and self._large < width and self._asking_large[0].wanted <= self._free:
-            self._large += 1
-            self._grant(self._asking_large)
-        starved = self._asking_large and self._large < width  # only memory is missing: small ones must not take it for ever
-        while self._asking and not starved and self._decoding + self._engines < width and self._asking[0].wanted <= self._free:
-            self._decoding += 1
-            self._grant(self._asking)
-        if self._held and self._decoding + self._engines <= self.cpus:
+        while True:
+            first = []
+            if self._asking and self._decoding + self._engines + self._reserved < width:
+                first.append(self._asking)
+            if self._asking_large and self._large < width:
+                first.append(self._asking_large)
+            if not first:
+                break
+            asking = min(first, key=lambda each: each[0].number)
+            if asking[0].wanted > self._free:
+                break  # for memory nobody is overtaken: a large picture would wait for ever
+            turn = asking.popleft()
+            self._free -= turn.wanted
+            if turn.large:
+                self._large += 1
+            else:
+                self._decoding += 1
+            turn.granted.release()
+        if self._reserved:
             self._settled.notify_all()
-
-    def _grant(self, asking: deque[_Turn]) -> None:
-        turn = asking.popleft()
-        self._free -= turn.wanted
-        turn.granted.release()
 
 
 class _Turn:
-    """One who waits to decode a picture of this many bytes."""
+    """One who waits to decode a picture of this many bytes; numbered in the order of coming."""
 
-    def __init__(self, wanted: int) -> None:
-        self.wanted, self.large = wanted, wanted > LARGE
+    def __init__(self, wanted: int, number: int) -> None:
+        self.wanted, self.number, self.large = wanted, number, wanted > LARGE
         self.granted = threading.Lock()
         self.granted.acquire()
 

@@ -29,6 +29,7 @@ SPARE_THREADS = 4  # that slow senders leave to probes and to everybody else
 HEAD_S = 5.0  # for the head of a request: each that trickles in holds a thread
 LINGER_MS = 5  # a client that sends picture after picture needs one
 YIELD_S = 0.005  # to a process with fewer connections; it may be busy
+FORGOTTEN_S = 0.05  # then it is another connection
 LOOK_S = 0.5  # between two looks at the batch threads
 KEY = "quadrant"  # under which the application keeps its parts (`web/parts.py`)
 
@@ -54,10 +55,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         A process that happens to take more than its share would be slow while another is idle.
         """
         now = time.monotonic()
-        if self.nr_conns > self._seat.fewest_connections and now < (self._yields_until or now + YIELD_S):
-            self._yields_until = self._yields_until or now + YIELD_S
-            time.sleep(YIELD_S / 10)
-            return
+        if self.nr_conns > self._seat.fewest_connections:
+            if now > self._yields_until + FORGOTTEN_S:
+                self._yields_until = now + YIELD_S
+            if now < self._yields_until:
+                time.sleep(YIELD_S / 10)
+                return
         self._yields_until = 0.0
         super().accept(listener)
         self._seat.tell_connections(self.nr_conns)
@@ -131,7 +134,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def notify(self) -> None:
         """Called from the worker's loop at least once a second."""
         super().notify()
-        self._seat.tell_connections(self.nr_conns)
+        self._seat.tell_connections(self.nr_conns if self.alive and self.stops_at is None else board.NONE_TAKEN)
         if self.alive and self.stops_at is not None and time.monotonic() >= self.stops_at:
             self.alive = False
             self.method_queue.defer(lambda: None)  # so that the loop doesn't wait another second

@@ -39,7 +39,11 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     endpoint = str(request.url_rule) if request.url_rule else "none"
-    response.call_on_close(partial(_answered, g.started, endpoint, request.method, response.status_code, logs.bound()))
+    answered = partial(_answered, g.started, endpoint, request.method, response.status_code, logs.bound())
+    if response.direct_passthrough:  # a file, whose end Werkzeug tells nobody
+        answered()
+    else:
+        response.call_on_close(answered)
     if body.unread(request.environ):
         response.headers["Connection"] = "close"
         response.call_on_close(partial(body.linger, request.environ))

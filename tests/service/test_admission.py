@@ -99,6 +99,7 @@ def test_others_see_how_full_the_house_is(line):
     """They may take this process's processors only while it is empty."""
     two = board.Board(2)
     mine, other = two.seat(two.take()), two.seat(two.take())
+    mine.serve()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(board, "_seat", mine)
         door = Admission(PLAN).line()

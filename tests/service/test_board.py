@@ -12,8 +12,10 @@ from service.board import Board
 def test_each_sees_the_others_and_not_itself():
     """Pictures and connections of those that serve; of one that is starting nothing."""
     shared = Board(3)
-    first, second = shared.seat(shared.take()), shared.seat(shared.take())
-    shared.take()  # forked, not there yet
+    first, second, third = (shared.seat(shared.take()) for _ in range(3))
+    third.tell_house(1)  # forked, and still loading
+    first.serve()
+    second.serve()
     assert first.alone
     assert second.fewest_connections == 0
     first.tell_house(4)
@@ -36,18 +38,26 @@ def test_a_row_is_free_again_when_its_process_has_ended():
     shared = Board(2)
     rows = [shared.take(), shared.take()]
     assert (rows, shared.take()) == ([0, 1], -1)
-    seat = shared.seat(rows[0])
+    seat, other = shared.seat(rows[0]), shared.seat(rows[1])
+    seat.serve()
     seat.tell_house(7)
-    other = Board.seat(shared, rows[1])
-    shared.write(rows[1], board.PID, os.getpid() + 1)
     assert not other.alone
-    shared.leave(os.getpid())
+    shared.leave(-1)
+    assert not other.alone
+    shared.leave(rows[0])
     assert other.alone
     assert shared.take() == rows[0]
 
 
+def test_a_reload_has_rows_for_the_new_before_the_old_have_gone(monkeypatch):
+    """gunicorn starts all new processes first."""
+    monkeypatch.setattr(board, "_board", None)
+    board.open_for(2)
+    assert min(board.take() for _ in range(4)) >= 0
+
+
 def test_a_process_without_a_row_claims_nothing(monkeypatch):
-    """After a TTIN there are more processes than the plan has: they leave the others' processors alone."""
+    """There are many more processes than the plan has: they leave the others' processors alone."""
     monkeypatch.setattr(board, "_seat", board.seat())
     board.sit(-1)
     assert not board.seat().alone
@@ -60,6 +70,7 @@ def test_what_one_process_writes_another_reads():
     row = shared.take()
     child = os.fork()
     if child == 0:
+        shared.seat(row).serve()
         shared.seat(row).tell_connections(5)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

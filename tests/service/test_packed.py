@@ -14,7 +14,7 @@ import pytest
 
 from service import packed
 from service.admission import Admission
-from service.engine import Engine
+from service.engine import Engine, EngineFault
 from service.loading import Loader
 from service.modelfile import ModelFile
 from service.planning import plan
@@ -92,15 +92,45 @@ def test_another_processor_or_runtime_has_its_own(tiny_model, place, monkeypatch
 
 
 def test_what_nobody_uses_any_more_goes(tiny_model, place):
-    """Each release of a model or of the runtime leaves one behind."""
-    old, young = place / "old", place / "young"
-    for each, days in ((old, 31), (young, 29)):
-        each.mkdir(parents=True, mode=0o700)
-        os.utime(each, (time.time() - days * 86_400,) * 2)
-    place.chmod(0o700)
+    """Each release of a model or of the runtime leaves one behind; killed processes leave halves. All else is somebody's."""
+    place.mkdir(parents=True, mode=0o700)
+    names = {"a" * 32: 31, "b" * 32: 29, ".new-half": 0, "thesis": 400}
+    for name, days in names.items():
+        (place / name).mkdir()
+        os.utime(place / name, (time.time() - days * 86_400,) * 2)
     found = packed.find(tiny_model, place)
     assert found.path is not None
-    assert {*entries(place)} == {young, found.path.parent}
+    assert {*entries(place)} == {place / ("b" * 32), place / "thesis", found.path.parent}
+
+
+def test_a_try_that_ended_its_process_is_not_repeated(tiny_model, place, monkeypatch):
+    """For want of memory it would end each successor too; a day later there may be more."""
+    def killed(*_: object) -> None:
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(packed, "_write", killed)
+        packed.find(tiny_model, place)
+    os.waitpid(child, 0)
+    assert "an earlier try ended its process" in packed.find(tiny_model, place).reason
+    (tried,) = place.glob(f"*{packed.TRIED}")
+    os.utime(tried, (time.time() - packed.RETRY_S - 1,) * 2)
+    assert packed.find(tiny_model, place).path is not None
+    assert len(entries(place)) == 1
+
+
+@pytest.mark.parametrize("file", [packed.GRAPH, packed.DIGEST])
+def test_what_is_not_whole_is_made_anew(tiny_model, place, file):
+    """As where somebody's cleaning was interrupted, or a bit has rotted that no golden example shows."""
+    found = packed.find(tiny_model, place)
+    assert found.path is not None
+    damaged = found.path.with_name(file)
+    for damage in (damaged.unlink, lambda: damaged.write_bytes(b"other")):
+        damage()
+        assert packed.find(tiny_model, place) == found
+        assert Engine(tiny_model, "cpu", 1, 2, place).prove() <= 1e-5
+    assert entries(place) == [found.path.parent]
 
 
 def test_a_failure_leaves_nothing_behind(tiny_model, place, monkeypatch):
@@ -152,11 +182,12 @@ def test_the_type_of_a_filesystem(tmp_path):
     assert packed._filesystem(Path("/a"), tmp_path / "none") == ""
 
 
-def test_a_damaged_file_is_replaced(tiny_model, place):
+def test_a_graph_that_the_runtime_refuses_is_replaced(tiny_model, place, monkeypatch):
     """The start goes on without it; the next one makes it anew."""
     graph = packed.find(tiny_model, place).path
     assert graph is not None
     graph.write_bytes(b"no graph")
+    monkeypatch.setattr(packed, "HASHED_BYTES", -1)
     engine = Engine(tiny_model, "cpu", 1, 2, place)
     assert engine.weights == "their packed form was damaged"
     assert engine.prove() <= 1e-5
@@ -164,7 +195,8 @@ def test_a_damaged_file_is_replaced(tiny_model, place):
     assert Engine(tiny_model, "cpu", 1, 2, place).weights.startswith("mapped from")
 
 
-def test_weights_that_answer_wrong_are_replaced(tmp_path, place, monkeypatch):
+@pytest.mark.parametrize("fault", [StartError, EngineFault])
+def test_weights_that_answer_wrong_are_replaced(tmp_path, place, monkeypatch, fault):
     """Bits that rot on disk show in the golden examples; the model itself is sound."""
     model = ModelFile.open(models.build(tmp_path / "model.onnx"))
     settings = Settings(models=tmp_path, provider="cpu", workers=1, engine_threads=1, packed_weights=str(place))
@@ -174,7 +206,7 @@ def test_weights_that_answer_wrong_are_replaced(tmp_path, place, monkeypatch):
     def check(engine: Engine, *given: object, **more: object) -> float:
         proven.append(engine.weights)
         if engine.weights.startswith("mapped"):
-            raise StartError("golden picture 0 gives another answer")
+            raise fault("golden picture 0 gives another answer, or none")
         return prove(engine)
 
     monkeypatch.setattr(Engine, "prove", check)

@@ -52,9 +52,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def can_decode(turns: Turns, wanted: int = 1) -> bool:
+def can_decode(turns: Turns, wanted: int = 1, patience_s: float = SOON_S) -> bool:
     try:
-        with turns.decode(wanted, time.monotonic() + SOON_S):
+        with turns.decode(wanted, time.monotonic() + patience_s):
             return True
     except DeadlineExceeded:
         return False
@@ -141,6 +141,7 @@ def test_a_large_picture_holds_up_no_small_one(turns):
 def test_the_share_of_a_process_grows_while_the_others_are_idle(shared, pair):
     """All processors are its own then; the moment that the other has a picture, they are not."""
     other = shared.seat(shared.take())
+    other.serve()
     with pair.decode(1):
         assert can_decode(pair)
         other.tell_house(1)
@@ -195,6 +196,59 @@ def test_the_engine_goes_on_when_nothing_arrives_for_a_while(turns, monkeypatch)
     start = time.monotonic()
     assert engine(turns)
     assert SOON_S / 2 < time.monotonic() - start < PATIENCE_S
+
+
+def test_what_is_not_for_this_batch_prolongs_no_wait(turns, pool, monkeypatch):
+    """Pictures of other models, and those that are refused, come and go without end on a busy day."""
+    monkeypatch.setattr(module, "HOLD_S", SOON_S)
+    end = threading.Event()
+
+    def come_and_go() -> None:
+        while not end.is_set():
+            turns.expect(1)
+            with turns.decode(1):
+                time.sleep(SOON_S / 8)
+            turns.arrived()
+
+    others = [pool.submit(come_and_go) for _ in range(3)]
+    try:
+        time.sleep(SOON_S)
+        start = time.monotonic()
+        engine(turns)
+        assert time.monotonic() - start < PATIENCE_S / 2
+    finally:
+        end.set()
+        for each in others:
+            each.result(PATIENCE_S)
+
+
+def test_two_models_engines_do_not_wait_for_each_others_wish(pair, pool):
+    """Both hold decoding back; one runs, then the other."""
+    def run() -> None:
+        with pair.run(lambda: 1, PLAN.batch_cap):
+            time.sleep(SOON_S / 2)
+
+    with pair.decode(1):
+        both = [pool.submit(run) for _ in range(2)]
+        while pair._reserved < 2:
+            time.sleep(0.001)
+    start = time.monotonic()
+    for each in both:
+        each.result(PATIENCE_S)
+    assert time.monotonic() - start < PATIENCE_S / 2  # and not once the wait is over
+
+
+def test_large_pictures_do_not_starve_small_ones_of_memory(turns, pool):
+    """Who came first is first, whatever the size."""
+    with turns.decode(LARGE + 1):
+        small = pool.submit(can_decode, turns, 300, PATIENCE_S)
+        while not turns._asking:
+            time.sleep(0.001)
+        large = pool.submit(lambda: turns.decode(LARGE + 1, time.monotonic() + PATIENCE_S).__enter__())
+        while not turns._asking_large:
+            time.sleep(0.001)
+    assert small.result(PATIENCE_S)
+    large.result(PATIENCE_S)
 
 
 def test_decoding_waits_for_the_engine_and_the_engine_for_decoding(turns, pool):

@@ -32,6 +32,8 @@ def test_a_connection_is_left_to_a_process_with_fewer_for_a_moment(taken, monkey
     monkeypatch.setattr(module.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     board = Board(2)
     mine, other = board.seat(board.take()), board.seat(board.take())
+    mine.serve()
+    other.serve()
     worker = object.__new__(Worker)
     worker._seat, worker.nr_conns = mine, 0
     worker.accept("first")
@@ -47,3 +49,8 @@ def test_a_connection_is_left_to_a_process_with_fewer_for_a_moment(taken, monkey
             break
     assert taken[2:] == ["third"]
     assert YIELD_S <= clock[0] - 100.0 < 3 * YIELD_S
+    worker.accept("fourth")  # left to the other, which takes it
+    assert len(taken) == 3
+    clock[0] += 60.0
+    worker.accept("fifth")  # much later: patience begins anew
+    assert len(taken) == 3

@@ -59,6 +59,12 @@ def test_requests_are_counted_by_rule_and_status(client: FlaskClient):
     assert "some-name" not in page
 
 
+def test_files_are_counted_too(client: FlaskClient):
+    """Werkzeug tells nobody when one has been sent."""
+    client.get("/docs/swagger-ui.css", buffered=True)
+    assert 'quadrant_requests_total{endpoint="/docs/<name>",status="200"}' in client.get("/metrics").text
+
+
 def test_a_connection_with_an_unread_body_is_closed(app: Flask, client: FlaskClient):
     """What is left of the body would be taken for the next request."""
     refused = client.post("/models", data=b"x" * 100)
