@@ -223,8 +223,12 @@ class Loading:
             if time.monotonic() < self._failed + RETRY_S:
                 return
             thread = threading.Thread(target=self._run, name=f"loads {self.name}", daemon=True)
-            thread.start()
             self._thread, self._began = thread, time.monotonic()
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads
+                self._thread = None
+                raise
         log.info("model_wanted", model=self.name)  # in the request's thread: carries its id
 
     def _run(self) -> None:
