@@ -23,6 +23,7 @@ from service.problems import DeadlineExceeded, Internal, NotReady, Overloaded, P
 
 log = logs.get(__name__)
 
+ADVICE_AFTER = 1000  # batches of one picture in a row
 SPARE_BUFFERS = 2  # one in the engine, one being filled; more are given back after a rush
 
 
@@ -152,6 +153,7 @@ class Batcher:
         self._spare: list[_Batch] = []
         self._shape: tuple[int, ...] = ()  # of a picture; the first one settles it
         self._waiting = 0
+        self._ones: float = 0  # batches of one picture in a row; infinite once that was said
         self._end: str | None = None  # why there are no more answers
         self._thread = threading.Thread(target=self._serve, name=f"batches of {name}", daemon=True)
         self._thread.start()
@@ -298,7 +300,19 @@ class Batcher:
         BATCH_SIZE.observe(len(tickets))
         if self._ran:
             self._ran(len(tickets), seconds)
+        self._advise(len(tickets))
         log.debug("batch_done", model=self.name, images=len(tickets), engine_ms=round(1000 * seconds, 3))
+
+    def _advise(self, pictures: int) -> None:
+        """Once: whoever wonders why more processors don't give more images/s finds the reason in the log."""
+        if self._ones == math.inf:
+            return
+        self._ones = self._ones + 1 if pictures == 1 else 0
+        if self._ones == ADVICE_AFTER:
+            self._ones = math.inf
+            log.info("every_batch_is_of_one", model=self.name, batches=ADVICE_AFTER,
+                     advice="pictures come one after the other; a batch costs less for each: ask over several connections at once, "
+                            "or send several pictures in one request")
 
     def _wanted(self, batch: _Batch) -> list[Ticket]:
         """Drop what expired or went away; the rows of the others move up."""

@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from service import batching
 from service.batching import Batcher, Ticket
 from service.problems import DeadlineExceeded, Internal, NotReady, Overloaded
 
@@ -128,6 +131,52 @@ def test_a_lone_picture_does_not_wait_for_company(blocked_engine):
     outcome = batcher.submit(picture(7)).result()
     assert (int(outcome.probabilities[0]), outcome.batch_size) == (7, 1)
     batcher.close()
+
+
+def test_the_engine_runs_when_it_has_its_turn():
+    """Until then the batch fills; it is told when there is no room for more, and whether all processors are free."""
+    told: list[str] = []
+    mine = threading.Event()
+
+    class Turn:
+        @contextmanager
+        def run(self, pictures, cap):
+            assert mine.wait(PATIENCE_S)
+            told.append(f"{pictures()} of {cap}")
+            yield len(told) == 1
+            told.append("over")
+
+        def poke(self):
+            told.append("full")
+            mine.set()
+
+    class Wide(Reader):
+        def run(self, pixels, alone=False):
+            told.append("alone" if alone else "not alone")
+            return super().run(pixels)
+
+    batcher = Batcher(Wide(), cap=3, capacity=16, turn=Turn())
+    tickets = [batcher.submit(picture(number)) for number in range(3)]
+    assert [answer(ticket) for ticket in tickets] == [0, 1, 2]
+    answer(batcher.submit(picture(0)))
+    batcher.close()
+    assert told == ["full", "3 of 3", "alone", "over", "1 of 3", "not alone", "over"]
+
+
+def test_batches_of_one_are_explained_once(monkeypatch):
+    """Whoever wonders why the machine isn't used finds it in the log; a batch of two says that all is well."""
+    monkeypatch.setattr(batching, "ADVICE_AFTER", 3)
+    batcher = Batcher(Reader(), cap=4, capacity=16)
+    with capture_logs() as lines:
+        for pictures in (1, 1, 2, 1, 1):
+            batcher._advise(pictures)
+        assert lines == []
+        for _ in range(9):
+            batcher._advise(1)
+    batcher.close()
+    (line,) = lines
+    assert (line["event"], line["batches"]) == ("every_batch_is_of_one", 3)
+    assert "several connections" in line["advice"]
 
 
 def test_what_waits_runs_together(blocked_engine):
