@@ -311,8 +311,8 @@ class Batcher:
         if self._ones == ADVICE_AFTER:
             self._ones = math.inf
             log.info("every_batch_is_of_one", model=self.name, batches=ADVICE_AFTER,
-                     advice="pictures come one after the other; a batch costs less for each: ask over several connections at once, "
-                            "or send several pictures in one request")
+                     advice="pictures come one after the other; a batch costs less for each: ask over several connections at "
+                            "once, or send several pictures in one request")
 
     def _wanted(self, batch: _Batch) -> list[Ticket]:
         """Drop what expired or went away; the rows of the others move up."""
