@@ -1,6 +1,6 @@
 """The ceiling: how many photos a second this machine classifies without HTTP, from the same bytes to the same five classes.
 
-    python -m loadtest.limit --model models/alexnet64-tiny-imagenet/3/model.onnx
+    python -m loadtest.limit --model models/alexnet64-tiny-imagenet/4/model.onnx
 
 The best of a sweep over batches of 4 to 32 and the four layouts of `loadtest.layouts`, with exact and with scaled decoding
 (`loadtest.inprocess`, which also says where mean and scale are applied); threads that spin are tried where a run has several.
