@@ -116,7 +116,8 @@ def annotate(
 @click.option("--architecture", default="alexnet64", show_default=True)
 @click.option("--share", default=0.5, show_default=True, help="Of the second one, 0 to 1.")
 @click.option("--data", "source", type=PATH, required=True, help="What they were trained on, for the normalisation.")
-@click.option("--size", "side", default=64, show_default=True, help="Pixels at which its statistics are taken.")
+@click.option("--size", "side", default=64, show_default=True,
+              help="Pixels at which its statistics are taken; those of training where one is a published model.")
 @click.option("--output", type=PATH, required=True, help="State dict to write: weights.pth.")
 def average(files: tuple[Path, Path], output: Path, **chosen: Any) -> None:
     """Average the weights of two trainings of one network, the second begun where the first ended."""

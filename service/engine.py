@@ -87,18 +87,16 @@ class Engine:
         """Where they are, in words."""
         return self._packed.reason if self._packed else "on the device"
 
-    def forget_packed(self) -> bool:
-        """Remove the packed form that this engine runs on; False where it runs on the model's own."""
-        if self._packed is None or self._packed.path is None:
-            return False
-        packed.forget(self._packed.path)
-        self._packed = packed.Found(None, "their packed form was damaged")
-        return True
-
     @property
-    def maps_model(self) -> bool:
-        """The session has mapped the model's own file of weights."""
-        return self.model.external and not (self._packed and self._packed.path)
+    def packed(self) -> bool:
+        """It runs on the packed form of the model, not on the model's own file."""
+        return self._packed is not None and self._packed.path is not None
+
+    def forget_packed(self) -> None:
+        """Remove the packed form; the next start makes it anew."""
+        if self._packed and self._packed.path:
+            packed.forget(self._packed.path)
+            self._packed = packed.Found(None, "their packed form was damaged")
 
     def run(self, pixels: NDArray[np.uint8], alone: bool = False) -> NDArray[np.float32]:
         """Probabilities of a batch.

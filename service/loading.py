@@ -82,10 +82,12 @@ class Loader:
             try:
                 worst = engine.prove(company=self._planned.batch_cap)  # at the size that will run: it needn't be warmed again
             except (StartError, EngineFault) as error:
+                if not engine.packed:
+                    raise
                 mapped, engine = engine, self._open(model, None)
                 worst = engine.prove(company=self._planned.batch_cap)  # the model itself may be what is wrong
-                if mapped.forget_packed():
-                    log.warning("packed_weights_damaged", model=name, reason=str(error))
+                mapped.forget_packed()
+                log.warning("packed_weights_damaged", model=name, reason=str(error))
             stages.mark("prove")
             self._go_on(name)
             engine.warm(self._planned.batch_cap)
@@ -171,7 +173,7 @@ class Loading:
                 if self._loader.closed:
                     raise StartError(f"{self.name} is being closed")
                 batcher = self._loader.batcher(self.name, engine, self._line)
-                self._made = Made(engine, batcher, Intact(self._model) if engine.maps_model else None)
+                self._made = Made(engine, batcher, Intact(self._model) if self._model.external and not engine.packed else None)
             outcome = "ok"
         finally:
             outcome = "given-up" if self._loader.closed else outcome

@@ -61,7 +61,10 @@ def test_the_answers_are_the_same(tiny_model, place):
     for alone in (False, True):
         assert np.abs(mapped.run(PICTURES, alone) - plain.run(PICTURES)).max() < 1e-6
     assert mapped.prove() <= 1e-5
-    assert (plain.forget_packed(), mapped.forget_packed()) == (False, True)
+    assert (plain.packed, mapped.packed) == (False, True)
+    plain.forget_packed()
+    assert len(entries(place)) == 1
+    mapped.forget_packed()
     assert entries(place) == []
 
 
@@ -214,3 +217,19 @@ def test_weights_that_answer_wrong_are_replaced(tmp_path, place, monkeypatch, fa
     assert [text.split()[0] for text in proven] == ["mapped", "nothing"]
     assert engine.weights.startswith("nothing is kept")
     assert entries(place) == []
+
+
+def test_a_model_that_is_wrong_itself_is_proven_once(tmp_path, monkeypatch):
+    """Without a packed form there is nothing else to try."""
+    model = ModelFile.open(models.build(tmp_path / "model.onnx", wrong_golden=True))
+    settings = Settings(models=tmp_path, provider="cpu", workers=1, engine_threads=1, packed_weights="off")
+    loader, proven, prove = Loader(settings, plan(settings, 1)), [], Engine.prove
+
+    def check(engine: Engine, **more: int) -> float:
+        proven.append(engine.weights)
+        return prove(engine, **more)
+
+    monkeypatch.setattr(Engine, "prove", check)
+    with pytest.raises(StartError, match="golden picture"):
+        loader.engine("quadrants/1", model, Admission(plan(settings, 1)).line())
+    assert len(proven) == 1
