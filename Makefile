@@ -7,6 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # One version for all: its CPU and CUDA builds differ, so it has no hash; a plain, unpinned `torch` may be any of them.
 TORCH := torch==2.13.0
+NATIVE := service/libresample.so
 LOCKS := service service-cuda export load development
 
 help: ## this list
@@ -57,7 +58,7 @@ lock: env ## write requirements/*.txt anew from *.in
 	    --no-emit-trusted-host --output-file requirements/$$name.txt requirements/$$name.in; done
 
 clean: ## remove the environment and caches
-	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(NATIVE) .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -65,9 +66,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 # What is installed is noted in a stamp, so that it is installed once; a newer lock file installs it again.
-$(BIN)/.service: requirements/service.txt | $(BIN)/python
+$(BIN)/.service: requirements/service.txt | $(BIN)/python $(NATIVE)
 	$(PIP) --require-hashes -r $<
 	@touch $@
+
+# Not made where there is no C compiler; the service then resizes with Pillow.
+$(NATIVE): service/resample.c service/build-native
+	@service/build-native
 
 $(BIN)/.load: requirements/load.txt $(BIN)/.service
 	$(PIP) --require-hashes -r $<

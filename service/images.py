@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from service import containers
+from service import containers, resample
 from service.problems import (
     EmptyBody,
     Overloaded,
@@ -234,6 +234,7 @@ def fit(
         (height, width, 3) uint8, RGB, C-contiguous. `fast` differs from `exact` by at most one grey level.
     Raises:
         PictureTooSmall: so long and thin that the resized one would be too large.
+        Overloaded: there is no memory left.
     Source: torchvision's evaluation preset for AlexNet (bilinear, 256 then 224) on Pillow pictures, and its rounding;
         Caffe's reference for both sides at once (256 × 256 then 227).
     """
@@ -247,14 +248,20 @@ def fit(
             f"expected at most {most:,} of them: cut it to what it shows", width=whole[0], height=whole[1])
     size = (preprocessing.resize, longer) if whole[0] <= whole[1] else (longer, preprocessing.resize)
     x, y = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
-    how = FILTERS[preprocessing.interpolation]
-    if preprocessing.mode == "exact":
-        found = image.resize(size, how).crop((x, y, x + width, y + height))
-    else:
-        across, down = (end - start) / size[0], (bottom - top) / size[1]
-        cut = (start + x * across, top + y * down, start + (x + width) * across, top + (y + height) * down)
-        found = image.resize((width, height), how, box=cut)
-    return np.array(found, np.uint8, order="C")  # (height, width, 3)
+    how, cut = FILTERS[preprocessing.interpolation], (x, y, x + width, y + height)
+    try:
+        native = resample.window(image, size, how, (start, top, end, bottom), cut)
+        if native is not None:
+            return native
+        if preprocessing.mode == "exact":
+            found = image.resize(size, how).crop(cut)
+        else:
+            across, down = (end - start) / size[0], (bottom - top) / size[1]
+            inside = (start + x * across, top + y * down, start + (x + width) * across, top + (y + height) * down)
+            found = image.resize((width, height), how, box=inside)
+        return np.array(found, np.uint8, order="C")  # (height, width, 3)
+    except MemoryError as error:
+        raise Overloaded("there is no memory left to resize this picture; try again in 1 s", retry_after_s=1) from error
 
 
 def _filled(header: Header, stored: tuple[int, int], orientation: int) -> Box:
