@@ -18,9 +18,9 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     esac; \
     python3 -m venv /opt/venv; \
     /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r "/requirements/${lock}"
-COPY service/resample.c service/build-native /native/
+COPY service/native/ /native/
 RUN set -eu; apt-get update -q; apt-get install -qy --no-install-recommends gcc libc6-dev; rm -rf /var/lib/apt/lists/*; \
-    /native/build-native
+    /native/build
 # What is never used at run time: pip, the packages' own tests, ONNX Runtime's offline tools, Swagger UI's build for bundlers.
 RUN set -eu; cd /opt/venv/lib/python3*/site-packages; \
     rm -rf pip pip-* setuptools setuptools-* pkg_resources _distutils_hack distutils-precedence.pth; \
@@ -33,7 +33,7 @@ ARG PROVIDER=cpu
 COPY --from=builder /opt/venv /opt/venv
 COPY models/ /app/models/
 COPY service/ /app/service/
-COPY --from=builder /native/libresample.so /app/service/
+COPY --from=builder /native/libnative.so /app/service/native/
 WORKDIR /app
 # Weights in the processor's own order are kept here: a volume, or the container's own layer.
 RUN install -d -o 10001 -g 10001 -m 0700 /var/cache/quadrant

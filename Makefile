@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # One version for all: its CPU and CUDA builds differ, so it has no hash; a plain, unpinned `torch` may be any of them.
 TORCH := torch==2.13.0
-NATIVE := service/libresample.so
+NATIVE := service/native/libnative.so
 LOCKS := service service-cuda export load development
 
 help: ## this list
@@ -70,9 +70,9 @@ $(BIN)/.service: requirements/service.txt | $(BIN)/python $(NATIVE)
 	$(PIP) --require-hashes -r $<
 	@touch $@
 
-# Not made where there is no C compiler; the service then resizes with Pillow.
-$(NATIVE): service/resample.c service/build-native
-	@service/build-native
+# Not made where there is no C compiler; Pillow then does its work.
+$(NATIVE): service/native/resample.c service/native/resample.h service/native/jpeg.c service/native/build
+	@service/native/build
 
 $(BIN)/.load: requirements/load.txt $(BIN)/.service
 	$(PIP) --require-hashes -r $<

@@ -6,8 +6,9 @@ import sys
 
 from flask import Flask
 
-from service import logs, planning, resample
+from service import logs, planning
 from service.catalog import Catalog
+from service.native.library import native
 from service.problems import StartError
 from service.settings import Settings
 from service.web import classify, docs, errors, health, info, models, observe
@@ -28,8 +29,8 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
     if catalog is None:
         _refuse_before_the_fork()
         logs.configure(settings.log_level)
-        if (native := resample.native()).library is None:
-            log.warning("resized_by_pillow", reason=native.reason, advice="three times as fast when compiled")
+        if (found := native()).libjpeg is None:
+            log.warning("not_compiled", reason=found.reason)
         catalog = Catalog.load(settings, plan)
     app = Flask("service", static_folder=None)
     app.url_map.merge_slashes = False  # "//classify" is no address; a redirect would lose the body

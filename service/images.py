@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from service import containers, resample
+from service import containers
+from service.native import jpeg, resample
+from service.native.library import Box, Resize
 from service.problems import (
     EmptyBody,
     Overloaded,
@@ -37,6 +39,7 @@ MOST_SCANS = 100
 MOST_SCANNED_PIXELS = 2_000_000_000  # scans × pixels: some seconds of processor time
 # Between resize and crop: a picture of 1 × 60,000 would become one of 256 × 15 million, whatever its own memory was.
 MOST_RESIZED_PIXELS = 5_000_000
+SCALES = (8, 4, 2, 1)  # by which JPEG can be made smaller while it is decoded
 DRAFT_TIMES = 2  # in target sizes, what JPEG's own scaling must leave; what it changes is measured (`python -m export hasten`)
 MOST_ELONGATED = 32  # longer side in shorter sides; up to here a picture is accepted, however large the input
 
@@ -58,17 +61,19 @@ Image.MAX_IMAGE_PIXELS = None  # its limit only warns; ours comes before it, in 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata that we don't need
 
 
-Box = tuple[float, float, float, float]
-
-
 class Header(NamedTuple):
-    """What is known of a picture before it is decoded; width and height as stored, before it is turned upright."""
+    """What is known of a picture before it is decoded; width and height as stored, before it is turned upright.
+
+    Attributes:
+        orientation: as EXIF says, 1 to 8; None where that isn't known yet.
+    """
 
     format: str
     mode: str
     width: int
     height: int
     progressive: bool
+    orientation: int | None = None
 
 
 class Picture(NamedTuple):
@@ -132,8 +137,12 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
         _check_size(outline.width, outline.height, max_pixels)
     if kind == "WebP":  # opening one already makes room for its whole canvas
         return Header(kind, "RGBA" if outline.alpha else "RGB", outline.width, outline.height, False)
-    with _decoding(kind), _opened(data, kind) as image:
-        header = Header(kind, image.mode, image.width, image.height, outline.progressive)
+    if outline.plain:  # Pillow would find the same
+        header = Header(kind, "RGB", outline.width, outline.height, outline.progressive, 1)
+    else:
+        with _decoding(kind), _opened(data, kind) as image:
+            orientation = _whole(_orientation(image)) if kind == "JPEG" else None
+            header = Header(kind, image.mode, image.width, image.height, outline.progressive, orientation)
     _check_size(header.width, header.height, max_pixels)
     if header.mode in ("I", "F"):
         raise UnsupportedFormat(
@@ -168,7 +177,9 @@ def decode(
     """
     header = header or inspect(data, max_pixels)
     with _decoding(header.format), _opened(data, header.format) as image:
-        told = _orientation(image) if header.format != "PNG" else None
+        told = header.orientation
+        if told is None and header.format != "PNG":
+            told = _orientation(image)
         if draft and header.format == "JPEG":
             least = draft if image.width < image.height else draft[::-1]
             image.draft("RGB", least)
@@ -203,14 +214,34 @@ def prepare(
         As `decode` and `fit`.
     """
     start = time.perf_counter()
-    draft = None
-    if preprocessing.mode == "fast":
-        draft = (least_draft(preprocessing),) * 2
-    picture = decode(data, max_pixels, draft, header)
+    header = header or inspect(data, max_pixels)
+    least = least_draft(preprocessing) if preprocessing.mode == "fast" else None
+    if found := _in_one_go(data, header, preprocessing, width, height, least):
+        total_ms = 1000 * (time.perf_counter() - start)
+        return Prepared(found.pixels, *header[:4], False, decode_ms=total_ms - found.resize_ms, preprocess_ms=found.resize_ms)
+    picture = decode(data, max_pixels, (least, least) if least else None, header)
     decoded = time.perf_counter()
     pixels = fit(picture.image, preprocessing, width, height, (picture.width, picture.height), picture.box)
     fitted = time.perf_counter()
     return Prepared(pixels, *picture[1:-1], decode_ms=1000 * (decoded - start), preprocess_ms=1000 * (fitted - decoded))
+
+
+def _in_one_go(
+    data: bytes, header: Header, preprocessing: Preprocessing, width: int, height: int, least: int | None,
+) -> jpeg.Decoded | None:
+    """A JPEG that needs no turning, by compiled code; None where Pillow must be asked.
+
+    Raises:
+        As `fit`.
+    """
+    if header.format != "JPEG" or header.mode != "RGB" or header.orientation != 1:
+        return None
+    sides = header.width, header.height
+    scale = next(each for each in SCALES if each == 1 or (least and min(sides) // least >= each))
+    decoded = -(-header.width // scale), -(-header.height // scale)
+    resize = _resize(sides, _filled(header, decoded, 1), preprocessing, width, height)
+    with _memory("decode"):
+        return jpeg.window(data, sides, scale, resize)
 
 
 def least_draft(preprocessing: Preprocessing) -> int:
@@ -238,7 +269,27 @@ def fit(
     Source: torchvision's evaluation preset for AlexNet (bilinear, 256 then 224) on Pillow pictures, and its rounding;
         Caffe's reference for both sides at once (256 × 256 then 227).
     """
-    whole, (start, top, end, bottom) = full or image.size, box or (0, 0, *image.size)
+    resize = _resize(full or image.size, box or (0, 0, *image.size), preprocessing, width, height)
+    with _memory("resize"):
+        native = resample.window(image, resize)
+        if native is not None:
+            return native
+        if preprocessing.mode == "exact":
+            found = image.resize(resize.size, resize.how).crop(resize.cut)
+        else:
+            (start, top, end, bottom), (x, y, right, lower) = resize.box, resize.cut
+            across, down = (end - start) / resize.size[0], (bottom - top) / resize.size[1]
+            inside = (start + x * across, top + y * down, start + right * across, top + lower * down)
+            found = image.resize((width, height), resize.how, box=inside)
+        return np.array(found, np.uint8, order="C")  # (height, width, 3)
+
+
+def _resize(whole: tuple[int, int], box: Box, preprocessing: Preprocessing, width: int, height: int) -> Resize:
+    """What the recipe makes of a picture that is so large in full, and of which `box` is at hand.
+
+    Raises:
+        PictureTooSmall: as `fit`.
+    """
     short, long = sorted(whole) if preprocessing.resize_mode == "short_side" else (1, 1)
     longer = int(preprocessing.resize * long / short)
     most = max(MOST_RESIZED_PIXELS, MOST_ELONGATED * preprocessing.resize**2)
@@ -248,20 +299,15 @@ def fit(
             f"expected at most {most:,} of them: cut it to what it shows", width=whole[0], height=whole[1])
     size = (preprocessing.resize, longer) if whole[0] <= whole[1] else (longer, preprocessing.resize)
     x, y = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
-    how, cut = FILTERS[preprocessing.interpolation], (x, y, x + width, y + height)
+    return Resize(size, FILTERS[preprocessing.interpolation], box, (x, y, x + width, y + height))
+
+
+@contextmanager
+def _memory(what: str) -> Iterator[None]:
     try:
-        native = resample.window(image, size, how, (start, top, end, bottom), cut)
-        if native is not None:
-            return native
-        if preprocessing.mode == "exact":
-            found = image.resize(size, how).crop(cut)
-        else:
-            across, down = (end - start) / size[0], (bottom - top) / size[1]
-            inside = (start + x * across, top + y * down, start + (x + width) * across, top + (y + height) * down)
-            found = image.resize((width, height), how, box=inside)
-        return np.array(found, np.uint8, order="C")  # (height, width, 3)
+        yield
     except MemoryError as error:
-        raise Overloaded("there is no memory left to resize this picture; try again in 1 s", retry_after_s=1) from error
+        raise Overloaded(f"there is no memory left to {what} this picture; try again in 1 s", retry_after_s=1) from error
 
 
 def _filled(header: Header, stored: tuple[int, int], orientation: int) -> Box:

@@ -24,6 +24,7 @@ from gunicorn.arbiter import Arbiter
 
 from service import board, heap, logs, metrics, planning, shelf, stages
 from service import settings as names
+from service.native.library import native
 from service.planning import Plan
 from service.problems import StartError
 from service.settings import Settings
@@ -154,6 +155,7 @@ def inherit(settings: Settings) -> shelf.Default:
     with ThreadPoolExecutor(1) as pool:  # hashing leaves the interpreter's lock to the imports
         checked = pool.submit(shelf.check, settings)
         importlib.import_module("service.app")
+        native()  # loaded and proven: the workers inherit it
         stages.mark("imports")
         default = checked.result()
     gc.collect()

@@ -9,9 +9,10 @@ from typing import Any
 import onnxruntime
 from flask import Blueprint, Response, request
 
-from service import __version__, containers, metrics, resample
+from service import __version__, containers, metrics
 from service.classifier import Classifier
 from service.loading import State
+from service.native.library import native
 from service.web import answers
 from service.web.parts import here
 
@@ -43,7 +44,7 @@ def info() -> Response:
         "onnxruntime": onnxruntime.__version__,
         "process": os.getpid(),
         "formats": containers.SUPPORTED,
-        "resize": resample.native().reason,
+        "decoding": native().reason,
         "limits": {name: getattr(settings, name) for name in LIMITS},
         "plan": {name: {"value": getattr(plan, name), "reason": reason} for name, reason in plan.reasons.items()},
         "models": [_runs(each, each.name == catalog.default) for each in catalog.models()],

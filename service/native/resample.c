@@ -4,31 +4,19 @@
    what is worked on stays in the nearest cache. Same order (across, then down), same fixed point, same rounding.
 
    Source of the method: Pillow, src/libImaging/Resample.c (antialiased, separable convolution with 22 bits of fraction).
-   Built by service/build-native; used by service/resample.py. */
+   Built by service/native/build; used by resample.py, and row by row by jpeg.c. */
+
+#include "resample.h"
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef VERSION
-#define VERSION 1      /* of what the functions below take and give */
-#endif
 #ifndef PRECISION
 #define PRECISION 22   /* bits of fraction of a weight */
 #endif
 #define HALF (1 << (PRECISION - 1))
-#define CHANNELS 4     /* as Pillow keeps RGB: a fourth byte that means nothing */
 #define LANES 16       /* bytes that are made at once, going down */
-
-enum { OK, NO_MEMORY, NO_SENSE };
-
-struct axis {          /* one direction of the resize, for the pixels of the window alone */
-    int length, taps;  /* pixels; room for weights, of each */
-    int paired;        /* each pixel has an even number of weights */
-    int *first, *count;
-    int32_t *weight;   /* (length, taps) */
-};
 
 static double triangle(double x) {
     x = fabs(x);
@@ -58,7 +46,7 @@ static int prepare(struct axis *axis, int size, float from, float to, int full, 
     const double support = FILTERS[filter].support * widened, inverse = 1.0 / widened;
     axis->length = end - start;
     axis->taps = (int)ceil(support) * 2 + 2;
-    axis->paired = 1;
+    axis->paired = 1, axis->start = size, axis->end = 0;
     axis->first = calloc(axis->length, sizeof *axis->first);
     axis->count = calloc(axis->length, sizeof *axis->count);
     axis->weight = calloc((size_t)axis->length * axis->taps, sizeof *axis->weight);
@@ -92,6 +80,8 @@ static int prepare(struct axis *axis, int size, float from, float to, int full, 
             }
         }
         axis->first[i] = first, axis->count[i] = count;
+        if (first < axis->start) axis->start = first;
+        if (first + count > axis->end) axis->end = first + count;
     }
     free(exact);
     return OK;
@@ -176,44 +166,53 @@ static int has_avx2(void) { return 0; }
 #define down_avx2 down
 #endif
 
-int quadrant_version(void) { return VERSION; }
-
 int quadrant_vectors(void) { return has_avx2(); }
 
-/* pixels: (height, width, 4), one behind the other. box: left, top, right, bottom of what becomes full_width × full_height
-   pixels, of which the window (left, top, right, bottom) is made: out, (bottom - top, right - left, 3).
-   filter: 0 bilinear, 1 bicubic, 2 Lanczos. Returns 0, 1 where there is no memory, 2 where the numbers make no sense. */
-int quadrant_resample(const uint8_t *pixels, int width, int height, const float *box, int full_width, int full_height,
-                      const int *window, int filter, uint8_t *out) {
+int resize_begin(struct resize *resize, int width, int height, const float *box, int full_width, int full_height,
+                 const int *window, int filter, uint8_t *out) {
     const int wide = window[2] - window[0], tall = window[3] - window[1];
     if (filter < 0 || filter > 2 || window[0] < 0 || window[1] < 0 || wide < 1 || tall < 1 || window[2] > full_width ||
         window[3] > full_height || !(box[0] >= 0 && box[1] >= 0 && box[0] < box[2] && box[1] < box[3] && box[2] <= width &&
                                      box[3] <= height))
         return NO_SENSE;
-    struct axis x = {0}, y = {0};
-    const size_t bytes = CHANNELS * (size_t)wide, line = (bytes + LANES - 1) / LANES * LANES;
-    uint8_t *ring = NULL;  /* rows that are narrow already, as many as one row of the result is made of, and that one */
-    const uint8_t **rows = NULL;
-    int result = NO_MEMORY;
-    if (prepare(&x, width, box[0], box[2], full_width, window[0], window[2], filter) ||
-        prepare(&y, height, box[1], box[3], full_height, window[1], window[3], filter) ||
-        !(ring = calloc(y.taps + 1, line)) || !(rows = calloc(y.taps, sizeof *rows)))
-        goto end;
-    const int vectors = has_avx2(), narrowing = vectors && x.paired;
-    uint8_t *made = ring + line * y.taps;
-    int next = y.first[0];
-    for (int i = 0; i < tall; i++) {
-        const int first = y.first[i], count = y.count[i];
-        for (; next < first + count; next++) {
-            const uint8_t *row = pixels + CHANNELS * (size_t)width * next;
-            (narrowing ? across_avx2 : across)(row, &x, ring + line * (next % y.taps));
-        }
-        for (int t = 0; t < count; t++) rows[t] = ring + line * ((first + t) % y.taps);
-        (vectors ? down_avx2 : down)(rows, y.weight + (size_t)i * y.taps, count, (int)bytes, made);
-        for (int p = 0; p < wide; p++, out += 3) memcpy(out, made + CHANNELS * p, 3);
+    memset(resize, 0, sizeof *resize);
+    resize->out = out;
+    resize->line = (CHANNELS * (size_t)wide + LANES - 1) / LANES * LANES;
+    if (prepare(&resize->x, width, box[0], box[2], full_width, window[0], window[2], filter) ||
+        prepare(&resize->y, height, box[1], box[3], full_height, window[1], window[3], filter) ||
+        !(resize->ring = calloc(resize->y.taps + 1, resize->line)) ||
+        !(resize->rows = calloc(resize->y.taps, sizeof *resize->rows))) {
+        resize_end(resize);
+        return NO_MEMORY;
     }
-    result = OK;
-end:
-    release(&x), release(&y), free(ring), free(rows);
-    return result;
+    return OK;
+}
+
+void resize_row(struct resize *resize, int y, const uint8_t *pixels) {
+    const struct axis *rows = &resize->y;
+    const int vectors = has_avx2(), wide = resize->x.length;
+    uint8_t *made = resize->ring + resize->line * rows->taps;
+    (vectors && resize->x.paired ? across_avx2 : across)(pixels, &resize->x, resize->ring + resize->line * (y % rows->taps));
+    for (; resize->done < rows->length; resize->done++) {
+        const int first = rows->first[resize->done], count = rows->count[resize->done];
+        if (first + count > y + 1) break;
+        for (int t = 0; t < count; t++) resize->rows[t] = resize->ring + resize->line * ((first + t) % rows->taps);
+        (vectors ? down_avx2 : down)(resize->rows, rows->weight + (size_t)resize->done * rows->taps, count, CHANNELS * wide, made);
+        for (int p = 0; p < wide; p++, resize->out += 3) memcpy(resize->out, made + CHANNELS * p, 3);
+    }
+}
+
+void resize_end(struct resize *resize) {
+    release(&resize->x), release(&resize->y), free(resize->ring), free(resize->rows);
+}
+
+/* pixels: (height, width, 4), one behind the other; the rest as in resize_begin. */
+int quadrant_resample(const uint8_t *pixels, int width, int height, const float *box, int full_width, int full_height,
+                      const int *window, int filter, uint8_t *out) {
+    struct resize resize;
+    const int begun = resize_begin(&resize, width, height, box, full_width, full_height, window, filter, out);
+    if (begun) return begun;
+    for (int y = resize.y.start; y < resize.y.end; y++) resize_row(&resize, y, pixels + CHANNELS * (size_t)width * y);
+    resize_end(&resize);
+    return OK;
 }

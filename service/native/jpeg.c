@@ -1,0 +1,174 @@
+/* A JPEG's bytes in, a window of the resized picture out: decoded row by row, only where something of it is shown.
+
+   Asks the libjpeg-turbo that Pillow has brought and loaded, through its functions' addresses: the same code decodes, so that the
+   bits are the same. Whatever it as much as warns of is left to Pillow, which says what is wrong.
+
+   Source: libjpeg-turbo, libjpeg.txt and its "partial image decompression"; jpeglib.h of ABI version 62. */
+
+#include "resample.h"
+
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Those in #ifndef are changed by tests, which expect it to be noticed. */
+#ifndef VERSION
+#define VERSION 2      /* of what the functions for Python take and give */
+#endif
+#ifndef ABI
+#define ABI 62
+#endif
+#ifndef MARGIN
+#define MARGIN 4       /* pixels at the edge of what is decoded may differ: their neighbours' colour is missing */
+#endif
+#define GROUP 16       /* rows that are decoded before they are resized */
+#define RGB 2          /* of J_COLOR_SPACE */
+#define YCBCR 3
+#define RGBX 7
+
+/* What jpeglib.h calls jpeg_decompress_struct, as far as it is used here, with ABI 62 and pointers of 64 bits; its size is checked
+   by jpeg_CreateDecompress. */
+struct decompress {
+    void *err, *mem, *progress, *client_data;
+    int is_decompressor, global_state;
+    void *src;
+    unsigned image_width, image_height;
+    int num_components, jpeg_color_space, out_color_space;
+    unsigned scale_num, scale_denom;
+    double output_gamma;
+    int buffered_image, raw_data_out, dct_method, do_fancy_upsampling, do_block_smoothing;
+    int quantize_colors, dither_mode, two_pass_quantize, desired_number_of_colors;
+    int enable_1pass_quant, enable_external_quant, enable_2pass_quant;
+    unsigned output_width, output_height;
+    int out_color_components, output_components, rec_outbuf_height, actual_number_of_colors;
+    void *colormap;
+    unsigned output_scanline;
+    char rest[632 - 172];
+};
+
+/* The head of jpeg_error_mgr, with room for the rest. */
+struct errors {
+    void (*error_exit)(struct decompress *);
+    void (*emit_message)(struct decompress *, int);
+    void (*output_message)(struct decompress *);
+    char rest[512];
+};
+
+struct functions {     /* in the order of jpeg.py */
+    void *(*std_error)(struct errors *);
+    void (*create)(struct decompress *, int, size_t);
+    void (*memory_source)(struct decompress *, const unsigned char *, unsigned long);
+    int (*read_header)(struct decompress *, int);
+    int (*start)(struct decompress *);
+    void (*crop)(struct decompress *, unsigned *, unsigned *);
+    unsigned (*skip)(struct decompress *, unsigned);
+    unsigned (*read)(struct decompress *, uint8_t **, unsigned);
+    int (*finish)(struct decompress *);
+    void (*destroy)(struct decompress *);
+};
+
+struct work {
+    struct decompress jpeg;
+    struct errors errors;
+    jmp_buf failed;
+    struct resize resize;
+    uint8_t *rows;     /* (GROUP, line) */
+};
+
+_Static_assert(sizeof(void *) != 8 || sizeof(struct decompress) == 632, "jpeg_decompress_struct of ABI 62 has 632 bytes");
+
+int quadrant_version(void) { return VERSION; }
+
+static void fail(struct decompress *jpeg) { longjmp(((struct work *)jpeg)->failed, 1); }
+
+static void warn(struct decompress *jpeg, int level) {
+    if (level < 0) fail(jpeg);
+}
+
+static void hush(struct decompress *jpeg) { (void)jpeg; }
+
+static int64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+/* Between MARGIN pixels before and behind what is needed. */
+static void widen(int start, int end, int size, unsigned *offset, unsigned *length) {
+    const int from = start > MARGIN ? start - MARGIN : 0, to = size - end > MARGIN ? end + MARGIN : size;
+    *offset = from, *length = to - from;
+}
+
+static int decode(const struct functions *lib, struct work *work, const uint8_t *data, size_t bytes, int width, int height,
+                  int scale, int64_t *resize_ns) {
+    struct decompress *jpeg = &work->jpeg;
+    struct resize *resize = &work->resize;
+    jpeg->err = lib->std_error(&work->errors);
+    work->errors.error_exit = fail, work->errors.emit_message = warn, work->errors.output_message = hush;
+    if (setjmp(work->failed)) return ASK_PILLOW;
+    lib->create(jpeg, ABI, sizeof *jpeg);
+    lib->memory_source(jpeg, data, bytes);
+    lib->read_header(jpeg, 1);
+    if (jpeg->image_width != (unsigned)width || jpeg->image_height != (unsigned)height || jpeg->num_components != 3 ||
+        (jpeg->jpeg_color_space != YCBCR && jpeg->jpeg_color_space != RGB))
+        return ASK_PILLOW;
+    jpeg->out_color_space = RGBX;
+    jpeg->scale_num = 1, jpeg->scale_denom = scale;
+    lib->start(jpeg);
+    const int decoded_width = (width + scale - 1) / scale, decoded_height = (height + scale - 1) / scale;
+    if (jpeg->output_width != (unsigned)decoded_width || jpeg->output_height != (unsigned)decoded_height ||
+        jpeg->output_components != CHANNELS)
+        return ASK_PILLOW;
+    unsigned left, wide, top, tall;
+    widen(resize->x.start, resize->x.end, decoded_width, &left, &wide);
+    widen(resize->y.start, resize->y.end, decoded_height, &top, &tall);
+    if (wide < jpeg->output_width) lib->crop(jpeg, &left, &wide);
+    if (left > (unsigned)resize->x.start || left + wide < (unsigned)resize->x.end || jpeg->output_width != wide) return ASK_PILLOW;
+    for (int i = 0; i < resize->x.length; i++) resize->x.first[i] -= left;  /* columns are those of the rows below */
+    const size_t line = CHANNELS * (size_t)wide;
+    uint8_t *rows[GROUP];
+    if (!(work->rows = malloc(GROUP * line))) return NO_MEMORY;
+    for (int i = 0; i < GROUP; i++) rows[i] = work->rows + i * line;
+    if (top) lib->skip(jpeg, top);
+    while (jpeg->output_scanline < (unsigned)resize->y.end) {
+        const int y = jpeg->output_scanline, left_over = resize->y.end - y, wanted = left_over < GROUP ? left_over : GROUP;
+        int found = 0;
+        while (found < wanted) {
+            const int more = lib->read(jpeg, rows + found, wanted - found);
+            if (!more) return ASK_PILLOW;
+            found += more;
+        }
+        const int64_t start = now();
+        for (int i = 0; i < found; i++) {
+            if (y + i >= resize->y.start) resize_row(resize, y + i, rows[i]);
+        }
+        *resize_ns += now() - start;
+    }
+    /* To the end: half a photo is none. To skip the last row would end it without a look. */
+    const unsigned left_over = jpeg->output_height - jpeg->output_scanline;
+    if (left_over > 1) lib->skip(jpeg, left_over - 1);
+    if (left_over && !lib->read(jpeg, rows, 1)) return ASK_PILLOW;
+    return lib->finish(jpeg) ? OK : ASK_PILLOW;
+}
+
+/* width, height: as its header says; scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. The rest as
+   in resize_begin, for the picture so decoded. resize_ns: nanoseconds of it that were the resize. */
+int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale,
+                  const float *box, int full_width, int full_height, const int *window, int filter, uint8_t *out,
+                  int64_t *resize_ns) {
+    if (width < 1 || height < 1 || (scale != 1 && scale != 2 && scale != 4 && scale != 8)) return NO_SENSE;
+    struct work *work = calloc(1, sizeof *work);
+    if (!work) return NO_MEMORY;
+    *resize_ns = 0;
+    int result = resize_begin(&work->resize, (width + scale - 1) / scale, (height + scale - 1) / scale, box, full_width,
+                              full_height, window, filter, out);
+    if (result == OK) {
+        result = decode(lib, work, data, bytes, width, height, scale, resize_ns);
+        lib->destroy(&work->jpeg);
+        resize_end(&work->resize);
+    }
+    free(work->rows);
+    free(work);
+    return result;
+}

@@ -1,0 +1,52 @@
+"""From a JPEG's bytes to the window of the resized picture, without making the rest of it: `jpeg.c`.
+
+Pillow's own libjpeg decodes, so that the bits are those of `Image.open`, `draft`, `resize` and `crop`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.native.library import NO_MEMORY, OK, Resize, Sides, native
+
+
+class Decoded(NamedTuple):
+    """(height, width, 3) uint8, RGB, C-contiguous; and how much of the time was the resize."""
+
+    pixels: NDArray[np.uint8]
+    resize_ms: float
+
+
+def window(data: bytes, sides: Sides, scale: int, resize: Resize) -> Decoded | None:
+    """Decode, resize and cut out in one go.
+
+    Args:
+        data: a JPEG of three components, RGB once decoded, that needs no turning.
+        sides: width and height, as its header says.
+        scale: 1, 2, 4 or 8, by which each side is made smaller while it is decoded, as by `draft`; rounded up.
+        resize: of the picture so decoded.
+    Returns:
+        None where Pillow must be asked: nothing was compiled, the bytes hold something else, or anything about them is damaged,
+        however little.
+    Raises:
+        MemoryError: there is none left.
+    """
+    found = native()
+    return None if found.code is None or found.libjpeg is None else of(found.code, found.libjpeg, data, sides, scale, resize)
+
+
+def of(
+    code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p], data: bytes, sides: Sides, scale: int, resize: Resize,
+) -> Decoded | None:
+    """As `window`, by these libraries."""
+    if not resize.known((-(-sides[0] // scale), -(-sides[1] // scale))):
+        return None
+    out, resize_ns = resize.room(), ctypes.c_int64()
+    found = code.quadrant_jpeg(libjpeg, data, len(data), *sides, scale, *resize.arguments(), out.ctypes.data, resize_ns)
+    if found == NO_MEMORY:
+        raise MemoryError
+    return Decoded(out, resize_ns.value / 1e6) if found == OK else None
