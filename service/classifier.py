@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
@@ -150,7 +149,7 @@ class Classifier:
         asked = self.check(options)
         until = self.deadline() if deadline is None else deadline
         self.loading.wait(until)
-        request_id = str(get_contextvars().get("request_id") or secrets.token_hex(8))
+        request_id = str(get_contextvars().get("request_id") or logs.new_id())
         jobs = [_Job(data, request_id if len(pictures) == 1 else f"{request_id}-{number}")
                 for number, data in enumerate(pictures)]
         if self._cache is None:
@@ -242,7 +241,7 @@ class Classifier:
         return found
 
     def _answer(self, prepared: Prepared, outcome: Outcome, own_id: str, asked: Asked) -> Answer:
-        said = answer.say(outcome.probabilities, asked, self.model)
+        said = answer.say(outcome.probabilities, outcome.ranked, asked, self.model)
         return Answer(
             id=own_id,
             model=self._named,

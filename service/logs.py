@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
-import secrets
 import sys
 from typing import Any
 
@@ -48,8 +48,13 @@ def configure(level: str = "info") -> None:
     logging.basicConfig(level=number, handlers=[handler], force=True)
 
 
-def _lines(*_: Any) -> structlog.PrintLogger:
-    return structlog.PrintLogger(sys.stderr)  # looked up anew: tests and daemons replace standard error
+def _lines(*_: Any) -> structlog.WriteLogger:
+    return structlog.WriteLogger(sys.stderr)  # looked up anew: tests and daemons replace standard error
+
+
+def new_id() -> str:
+    """16 hexadecimal digits, to be found again in logs; no secret, so that it needn't wait for the system's random bytes."""
+    return f"{random.getrandbits(64):016x}"
 
 
 def get(name: str) -> Any:
@@ -67,7 +72,7 @@ def begin_request(request_id: str | None, traceparent: str | None = None) -> str
         The request id that counts.
     """
     clear_contextvars()
-    chosen = request_id if request_id and REQUEST_ID.match(request_id) else secrets.token_hex(8)
+    chosen = request_id if request_id and REQUEST_ID.match(request_id) else new_id()
     bind_contextvars(request_id=chosen)
     if match := TRACEPARENT.match((traceparent or "").strip().lower()):
         bind_contextvars(trace_id=match[1], parent_id=match[2])

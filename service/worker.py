@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import select
 import signal
 import socket
@@ -100,6 +99,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """The head is there."""
         body.watchdog.stop(conn.head)
         return super().handle_request(req, conn)
+
+    def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
+        """gunicorn looks for what is left of a body with four calls of the system; mostly it is known that nothing is."""
+        if keepalive and body.consumed(conn.parser.mesg):
+            conn.parser.mesg = None
+            return True
+        return bool(super()._keepalive_after(conn, keepalive))
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Requests that gunicorn itself refuses never reach the application; they get a problem document all the same."""
@@ -200,7 +206,7 @@ def as_problem(page: bytes, error: Exception) -> bytes:
         error: what gunicorn found.
     """
     status, reason = page.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)[1:]
-    request_id = secrets.token_hex(8)
+    request_id = logs.new_id()
     problem = BadRequest(f"the request is not HTTP as this server takes it: {error}"[:300])
     document = problem.document(request_id) | {"status": int(status), "title": reason}
     log.info("refused", code=problem.code, status=int(status), detail=problem.detail, request_id=request_id)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from flask import Flask, Response, g, request
+from gunicorn.http.wsgi import Response as GunicornResponse
 
 from service import logs
 from service.metrics import REQUEST_SECONDS, REQUESTS
@@ -18,6 +19,7 @@ log = logs.get(__name__)
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
+BODILESS = ("1", "204", "304")  # RFC 9110, 6.4.1
 QUIET = ("/health/", "/metrics", "/docs/")  # probes, scrapes and assets would drown the rest
 
 
@@ -26,7 +28,7 @@ def install(app: Flask) -> None:
     app.before_request(_begin)
     app.after_request(_end)
     app.teardown_request(lambda _: logs.end_request())
-    app.wsgi_app = _closing(app.wsgi_app)  # type: ignore[method-assign, assignment]
+    app.wsgi_app = _sending(app.wsgi_app)  # type: ignore[method-assign, assignment]
 
 
 def _begin() -> None:
@@ -58,19 +60,50 @@ def _answered(started: float, endpoint: str, method: str, status: int, ids: dict
     told("answered", method=method, endpoint=endpoint, status=status, ms=round(1000 * seconds, 3), **ids)
 
 
-def _closing(application: Application) -> Application:
-    """Make the server close the connection where the application says so.
+def _sending(application: Application) -> Application:
+    """Make gunicorn send an answer as the application means it.
 
-    gunicorn drops an application's own `Connection: close`; its response object, behind `start_response`, has the switch.
+    It drops an application's own `Connection: close`; its response object, behind `start_response`, has the switch. And it sends
+    the head alone first: a call of the system and a packet more for each answer.
     """
 
-    def closing(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def sending(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            switch = getattr(getattr(start_response, "__self__", None), "force_close", None)
-            if switch and ("Connection", "close") in headers:
-                switch()
+            response = getattr(start_response, "__self__", None)
+            if isinstance(response, GunicornResponse):
+                if ("Connection", "close") in headers:
+                    response.force_close()
+                written = start_response(status, headers, *more)
+                if response.response_length and environ["REQUEST_METHOD"] != "HEAD" and not status.startswith(BODILESS):
+                    response.sock = OnePiece(response.sock)
+                return written
             return start_response(status, headers, *more)
 
         return application(environ, start)
 
-    return closing
+    return sending
+
+
+class OnePiece:
+    """A client's socket for one answer: what is sent first, the head, leaves together with what is sent next."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection, self._head = connection, b""
+        self._sent = False
+
+    def sendall(self, data: bytes) -> None:
+        """Keep the head; send all else."""
+        if self._sent or self._head:
+            self._flush(data)
+        else:
+            self._head = data
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else is done with it, the head comes first."""
+        self._flush()
+        return getattr(self._connection, name)
+
+    def _flush(self, data: bytes = b"") -> None:
+        head, self._head, self._sent = self._head, b"", True
+        if head or data:
+            self._connection.sendall(head + data)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 from gunicorn.http.errors import ChunkMissingTerminator, InvalidChunkSize, NoMoreData
+from gunicorn.http.parser import RequestParser
 
 from service.problems import BadRequest, IncompleteBody, SlowBody, TooManyBytes
 from service.web import body
@@ -143,3 +149,59 @@ def test_lingering_takes_in_what_the_client_still_sends(connection: tuple[socket
     body.linger({"gunicorn.socket": ours})
     assert ours.recv(1) == b""
     assert theirs.recv(1) == b""
+
+
+def requests(connection: socket.socket) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """gunicorn's own parser over a connection: each request, and as much of its environ as is needed."""
+    for request in RequestParser(Config(), connection, ("127.0.0.1", 1)):
+        headers = dict(request.headers)
+        length = {"CONTENT_LENGTH": headers["CONTENT-LENGTH"]} if "CONTENT-LENGTH" in headers else {}
+        yield request, {"wsgi.input": request.body, "gunicorn.socket": connection, **length}
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 8000, 9000, 100_000, 3_000_000])
+def test_bodies_that_follow_each_other_at_once_are_told_apart(connection: tuple[socket.socket, socket.socket], length: int):
+    """gunicorn reads ahead: a part of a body comes with its head, and of the next request with the body before."""
+    ours, theirs = connection
+    sent = [bytes([number]) * (length + number) for number in range(3)]
+    stream = b"".join(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(each), each) for each in sent)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: (theirs.sendall(stream), theirs.shutdown(socket.SHUT_WR)))
+        for expected, (request, found) in zip(sent, requests(ours), strict=False):
+            assert body.read(found, 4_000_000, 5) == expected
+            assert body.consumed(request)
+            assert not body.unread(found)
+
+
+def test_a_body_that_is_not_read_is_not_consumed(connection: tuple[socket.socket, socket.socket]):
+    """What is left of it would be taken for the next request."""
+    ours, theirs = connection
+    theirs.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello")
+    (request, _) = next(requests(ours))
+    assert not body.consumed(request)
+    assert request.body.read() == b"hello"
+    assert body.consumed(request)
+
+
+def test_chunks_are_left_to_gunicorn(connection: tuple[socket.socket, socket.socket]):
+    """Whether all of them were read shows only when the last one is asked for."""
+    ours, theirs = connection
+    theirs.sendall(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+    (request, found) = next(requests(ours))
+    found |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+    assert body.read(found, 10, 5) == b"hello"
+    assert not body.consumed(request)
+
+
+def test_a_call_that_returns_early_is_no_end(connection: tuple[socket.socket, socket.socket]):
+    """A signal ends a wait for all bytes with those that are there."""
+    ours, theirs = connection
+    theirs.sendall(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"x" * 40_000)
+    (_, found) = next(requests(ours))
+    before = signal.signal(signal.SIGUSR1, lambda *_: theirs.sendall(b"x" * 60_000))
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: (time.sleep(0.1), signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)))
+            assert len(body.read(found, 100_000, 5)) == 100_000
+    finally:
+        signal.signal(signal.SIGUSR1, before)

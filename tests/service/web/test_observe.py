@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from gunicorn.config import Config
+from gunicorn.http.wsgi import Response as GunicornResponse
 from structlog.testing import capture_logs
 
 from service import logs
@@ -73,21 +76,66 @@ def test_a_connection_with_an_unread_body_is_closed(app: Flask, client: FlaskCli
     assert "Connection" not in whole.headers
 
 
-def test_closing_reaches_the_server():
-    """gunicorn drops an application's own header, and would keep the connection."""
-    class Response:
-        closed = False
+class Client:
+    """A client's socket that keeps what is sent to it, call by call."""
 
-        def force_close(self) -> None:
-            self.closed = True
+    def __init__(self) -> None:
+        self.calls: list[bytes] = []
 
-        def start_response(self, *_: Any) -> None:
-            pass
+    def sendall(self, data: bytes) -> None:
+        self.calls.append(data)
+
+    def fileno(self) -> int:
+        return 7
+
+
+def answered(method: str, status: str, headers: list[tuple[str, str]], *pieces: bytes) -> tuple[Client, GunicornResponse]:
+    """What gunicorn makes of an application's answer, behind ours."""
+    client, request = Client(), SimpleNamespace(method=method, version=(1, 1), should_close=lambda: False)
+    response = GunicornResponse(request, client, Config())
 
     def application(_: dict[str, Any], start_response: Any) -> list[bytes]:
-        start_response("200 OK", [("Connection", "close")])
-        return []
+        start_response(status, headers)
+        return list(pieces)
 
-    response = Response()
-    observe._closing(application)({}, response.start_response)
-    assert response.closed
+    for piece in observe._sending(application)({"REQUEST_METHOD": method}, response.start_response):
+        response.write(piece)
+    response.close()
+    return client, response
+
+
+def test_closing_reaches_the_server():
+    """gunicorn drops an application's own header, and would keep the connection."""
+    client, response = answered("GET", "200 OK", [("Connection", "close"), ("Content-Length", "2")], b"{}")
+    assert response.should_close()
+    assert b"Connection: close" in client.calls[0]
+    assert not answered("GET", "200 OK", [("Content-Length", "2")], b"{}")[1].should_close()
+
+
+def test_head_and_body_leave_in_one_piece():
+    """A call of the system less for each answer, and what follows follows."""
+    client, _ = answered("GET", "200 OK", [("Content-Length", "6")], b"abc", b"def")
+    assert len(client.calls) == 2
+    assert client.calls[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert client.calls[0].endswith(b"\r\n\r\nabc")
+    assert client.calls[1] == b"def"
+
+
+@pytest.mark.parametrize(("method", "status", "length"), [
+    ("HEAD", "200 OK", "6"), ("GET", "204 NO CONTENT", "0"), ("GET", "304 NOT MODIFIED", "6"), ("GET", "200 OK", "0")])
+def test_a_head_without_a_body_leaves_at_once(method, status, length):
+    """Nothing comes that it could wait for."""
+    client, _ = answered(method, status, [("Content-Length", length)])
+    assert len(client.calls) == 1
+    assert client.calls[0].endswith(b"\r\n\r\n")
+
+
+def test_what_else_is_done_with_the_socket_comes_behind_the_head():
+    """gunicorn hands files to the system by themselves."""
+    client = Client()
+    one = observe.OnePiece(client)
+    one.sendall(b"head")
+    assert client.calls == []
+    assert one.fileno() == 7
+    one.sendall(b"tail")
+    assert client.calls == [b"head", b"tail"]
