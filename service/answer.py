@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from service.modelfile import ModelFile
 from service.problems import BadOption
-from service.ranking import Ranked, order
 
 DEFAULT_TOP_K = 5
+LEAST_SCORE = 1e-300  # in place of 0, whose logarithm is none: 0 times anything adds nothing to the entropy
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,32 +164,36 @@ def check(options: Options, model: ModelFile, name: str) -> Asked:
     return Asked(top_k, threshold, None if options.coverage is None else _least_score(options.coverage, model, name))
 
 
-def say(probabilities: NDArray[np.float32], ranked: Ranked, asked: Asked, model: ModelFile) -> Said:
+def say(probabilities: NDArray[np.float32], asked: Asked, model: ModelFile) -> Said:
     """Put scores into words.
 
     Args:
         probabilities: (classes,) of one picture.
-        ranked: of the same.
     """
-    rows, scores, entropy = ranked
-    if asked.top_k > len(rows):
-        rows = order(probabilities, asked.top_k, None)[: asked.top_k].tolist()
-        scores = probabilities[rows].tolist()
+    order = _order(probabilities, max(2, asked.top_k), asked.least_score)
+    best = probabilities[order[:2]].astype(float)
     calibration = model.recipe.calibration
     rule = calibration and calibration.abstention
-    predictions = (_prediction(model, score, row) for row, score in zip(rows[: asked.top_k], scores, strict=False))
+    scores = probabilities.astype(np.float64)
+    members = None
+    if asked.least_score is not None:
+        members = [_prediction(model, probabilities, int(row)) for row in order if probabilities[row] >= asked.least_score]
     return Said(
-        [each for each in predictions if each.score >= asked.threshold],
-        margin=_digits(scores[0] - scores[1]) if len(scores) > 1 else 1.0,
-        entropy=_digits(entropy),
-        abstained=scores[0] < rule.below if rule else None,
-        prediction_set=None if asked.least_score is None else _members(probabilities, asked.least_score, model),
+        [_prediction(model, probabilities, int(row)) for row in order[: asked.top_k] if probabilities[row] >= asked.threshold],
+        margin=_digits(best[0] - best[1]) if len(best) > 1 else 1.0,
+        entropy=_digits(max(0.0, -float(scores @ np.log(np.maximum(scores, LEAST_SCORE))))),
+        abstained=bool(best[0] < rule.below) if rule else None,
+        prediction_set=members,
     )
 
 
-def _members(probabilities: NDArray[np.float32], least_score: float, model: ModelFile) -> list[Prediction]:
-    rows = order(probabilities, 1, least_score)
-    return [_prediction(model, float(probabilities[row]), int(row)) for row in rows if probabilities[row] >= least_score]
+def _order(probabilities: NDArray[np.float32], count: int, least: float | None) -> NDArray[np.intp]:
+    """Rows of the best classes, best first, of equal ones the lower row first: `count` at least, and all that have `least`."""
+    candidates = np.arange(len(probabilities))
+    if count < len(probabilities):
+        last = np.partition(probabilities, -count)[-count]
+        candidates = np.flatnonzero(probabilities >= (last if least is None else min(last, least)))  # in order of rows
+    return candidates[np.argsort(-probabilities[candidates], kind="stable")]
 
 
 def weight(found: Answer) -> int:
@@ -213,9 +217,9 @@ def _least_score(coverage: float, model: ModelFile, name: str) -> float:
     return float(np.interp(coverage, conformal.coverages, conformal.scores))
 
 
-def _prediction(model: ModelFile, score: float, row: int) -> Prediction:
+def _prediction(model: ModelFile, probabilities: NDArray[np.float32], row: int) -> Prediction:
     label = model.labels[row]
-    return Prediction(label.label, _digits(score), row, label.id)
+    return Prediction(label.label, _digits(probabilities[row]), row, label.id)
 
 
 def _digits(value: float) -> float:

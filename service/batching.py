@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from service import logs
 from service.metrics import BATCH_SIZE, DROPPED, ENGINE_SECONDS, QUEUE_DEPTH, QUEUE_SECONDS
 from service.problems import DeadlineExceeded, Internal, NotReady, Overloaded, Problem
-from service.ranking import Ranked, rank
 
 log = logs.get(__name__)
 
@@ -49,7 +48,6 @@ class Outcome(NamedTuple):
     """What a caller gets back."""
 
     probabilities: NDArray[np.float32]  # (classes,)
-    ranked: Ranked
     queue_ms: float  # from submit to engine start
     inference_ms: float  # of the whole batch
     batch_size: int  # pictures in it
@@ -281,22 +279,21 @@ class Batcher:
         pixels, start = batch.pixels[: len(tickets)], time.monotonic()
         try:
             found = self._engine.run(pixels, alone=True) if alone else self._engine.run(pixels)  # (N, classes)
-            seconds = time.monotonic() - start
             if len(found) != len(tickets):
                 raise ValueError(f"engine returned {len(found)} rows for {len(tickets)} pictures")
-            return _Answers(tickets, found, start, seconds)
         except Exception as error:  # whatever it is, these callers hear of it and the thread lives on
             log.error("batch_failed", model=self.name, images=len(tickets), error=str(error), exc_info=True)
             for ticket in tickets:
                 ticket.fail(Internal("the engine failed on this picture's batch; the log tells why"))
             return None
+        return _Answers(tickets, found, start, time.monotonic() - start)
 
     def _hand_out(self, answers: _Answers | None) -> None:
         if answers is None:
             return
         tickets, found, start, seconds = answers
-        for ticket, row, best in zip(tickets, found, rank(found), strict=True):
-            ticket.finish(Outcome(row, best, 1000 * (start - ticket.submitted), 1000 * seconds, len(tickets)))
+        for ticket, row in zip(tickets, found, strict=True):
+            ticket.finish(Outcome(row, 1000 * (start - ticket.submitted), 1000 * seconds, len(tickets)))
         for ticket in tickets:  # now that nobody waits for it
             QUEUE_SECONDS.observe(start - ticket.submitted)
         ENGINE_SECONDS.observe(seconds)

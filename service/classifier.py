@@ -241,7 +241,7 @@ class Classifier:
         return found
 
     def _answer(self, prepared: Prepared, outcome: Outcome, own_id: str, asked: Asked) -> Answer:
-        said = answer.say(outcome.probabilities, outcome.ranked, asked, self.model)
+        said = answer.say(outcome.probabilities, asked, self.model)
         return Answer(
             id=own_id,
             model=self._named,

@@ -19,7 +19,6 @@ from service.answer import Options, check, say
 from service.engine import Engine
 from service.modelfile import ModelFile
 from service.problems import BadOption
-from service.ranking import rank
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 SIDE = 16
@@ -277,16 +276,15 @@ def test_a_calibrated_model_abstains_and_gives_prediction_sets(model, labelled):
     sure, unsure = np.array([0.98, 0.01, 0.01], np.float32), np.array([below - 0.01, 0, 0], np.float32)
     unsure[1:] = (1 - unsure[0]) / 2
     asked = check(Options(coverage=0.9), opened, "eye")
-    said, doubtful = (say(each, rank(each[None])[0], asked, opened) for each in (sure, unsure))
-    assert said.abstained is False
-    assert doubtful.abstained is True
-    assert [each.label for each in said.prediction_set] == ["red"]
+    assert say(sure, asked, opened).abstained is False
+    assert say(unsure, asked, opened).abstained is True
+    assert [each.label for each in say(sure, asked, opened).prediction_set] == ["red"]
     with pytest.raises(BadOption, match=r"coverage is 0.3; expected a number from 0.5 to 0.99"):
         check(Options(coverage=0.3), opened, "eye")
     bare = ModelFile.open(model / "model.onnx")
     with pytest.raises(BadOption, match="it was never calibrated"):
         check(Options(coverage=0.9), bare, "eye")
-    assert say(sure, rank(sure[None])[0], check(Options(), bare, "eye"), bare).abstained is None
+    assert say(sure, check(Options(), bare, "eye"), bare).abstained is None
 
 
 def test_a_data_set_of_other_classes_is_refused(model, tmp_path, monkeypatch):
