@@ -274,13 +274,7 @@ def fit(
         native = resample.window(image, resize)
         if native is not None:
             return native
-        if preprocessing.mode == "exact":
-            found = image.resize(resize.size, resize.how).crop(resize.cut)
-        else:
-            (start, top, end, bottom), (x, y, right, lower) = resize.box, resize.cut
-            across, down = (end - start) / resize.size[0], (bottom - top) / resize.size[1]
-            inside = (start + x * across, top + y * down, start + right * across, top + lower * down)
-            found = image.resize((width, height), resize.how, box=inside)
+        found = image.resize(resize.size, resize.how, resize.box).crop(resize.cut)
         return np.array(found, np.uint8, order="C")  # (height, width, 3)
 
 
@@ -299,7 +293,13 @@ def _resize(whole: tuple[int, int], box: Box, preprocessing: Preprocessing, widt
             f"expected at most {most:,} of them: cut it to what it shows", width=whole[0], height=whole[1])
     size = (preprocessing.resize, longer) if whole[0] <= whole[1] else (longer, preprocessing.resize)
     x, y = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
-    return Resize(size, FILTERS[preprocessing.interpolation], box, (x, y, x + width, y + height))
+    how = FILTERS[preprocessing.interpolation]
+    if preprocessing.mode == "exact":
+        return Resize(size, how, box, (x, y, x + width, y + height))
+    start, top, end, bottom = box
+    across, down = (end - start) / size[0], (bottom - top) / size[1]
+    inside = (start + x * across, top + y * down, start + (x + width) * across, top + (y + height) * down)
+    return Resize((width, height), how, inside, (0, 0, width, height))
 
 
 @contextmanager
