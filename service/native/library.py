@@ -40,13 +40,11 @@ class Resize(NamedTuple):
     def known(self, image: Sides) -> bool:
         """The library gives Pillow's bits for it.
 
-        Pillow 13 goes down before it goes across where far more rows than columns fall away, and rounds between the two elsewhere
-        (python-pillow/Pillow#9549); beyond the picture it fills with black.
+        Pillow 13 goes down before it goes across where the image has far more rows than columns too many, and rounds between the
+        two elsewhere (python-pillow/Pillow#9549); beyond the picture it fills with black.
         """
-        (width, height), (left, top, right, bottom) = self.size, self.cut
-        across_first = all(
-            tall <= height or tall - height <= 2 * (wide - width)
-            for wide, tall in (image, (self.box[2] - self.box[0], self.box[3] - self.box[1])))
+        (wide, tall), (width, height), (left, top, right, bottom) = image, self.size, self.cut
+        across_first = tall <= height or tall - height <= 2 * (wide - width)
         return self.how in FILTERS and across_first and 0 <= left < right <= width and 0 <= top < bottom <= height
 
     def arguments(self) -> tuple[object, ...]:
