@@ -125,7 +125,7 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
     widen(resize->y.start, resize->y.end, decoded_height, &top, &tall);
     if (wide < jpeg->output_width) lib->crop(jpeg, &left, &wide);
     if (left > (unsigned)resize->x.start || left + wide < (unsigned)resize->x.end || jpeg->output_width != wide) return ASK_PILLOW;
-    for (int i = 0; i < resize->x.length; i++) resize->x.first[i] -= left;  /* columns are those of the rows below */
+    resize_from(resize, left);
     const size_t line = CHANNELS * (size_t)wide;
     uint8_t *rows[GROUP];
     if (!(work->rows = malloc(GROUP * line))) return NO_MEMORY;

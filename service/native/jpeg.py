@@ -43,7 +43,7 @@ def of(
     code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p], data: bytes, sides: Sides, scale: int, resize: Resize,
 ) -> Decoded | None:
     """As `window`, by these libraries."""
-    if not resize.known((-(-sides[0] // scale), -(-sides[1] // scale))):
+    if not resize.known:
         return None
     out, resize_ns = resize.room(), ctypes.c_int64()
     found = code.quadrant_jpeg(libjpeg, data, len(data), *sides, scale, *resize.arguments(), out.ctypes.data, resize_ns)

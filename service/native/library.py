@@ -37,15 +37,11 @@ class Resize(NamedTuple):
     box: Box
     cut: Window
 
-    def known(self, image: Sides) -> bool:
-        """The library gives Pillow's bits for it.
-
-        Pillow 13 goes down before it goes across where the image has far more rows than columns too many, and rounds between the
-        two elsewhere (python-pillow/Pillow#9549); beyond the picture it fills with black.
-        """
-        (wide, tall), (width, height), (left, top, right, bottom) = image, self.size, self.cut
-        across_first = tall <= height or tall - height <= 2 * (wide - width)
-        return self.how in FILTERS and across_first and 0 <= left < right <= width and 0 <= top < bottom <= height
+    @property
+    def known(self) -> bool:
+        """The library can do it; what lies beyond the picture, Pillow fills with black."""
+        (width, height), (left, top, right, bottom) = self.size, self.cut
+        return self.how in FILTERS and 0 <= left < right <= width and 0 <= top < bottom <= height
 
     def arguments(self) -> tuple[object, ...]:
         """As the functions in C take it."""
@@ -108,7 +104,7 @@ def _decodes_otherwise(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]
     for options in PROOF_FILES:
         _scene().save(file := io.BytesIO(), "JPEG", **options)
         decoded = Image.open(file)
-        for resize in _proofs()[:2]:
+        for resize in _proofs()[:3]:
             found = jpeg.of(code, libjpeg, file.getvalue(), PROOF, 1, resize)
             if found is None or not _same(found.pixels, decoded, resize):
                 return options
@@ -153,10 +149,10 @@ def _scene() -> Image.Image:
 
 
 def _proofs() -> list[Resize]:
-    """Smaller and larger, with a window within; by each filter."""
+    """Smaller and larger, with a window within, and with so many rows too many that Pillow begins with them; by each filter."""
     whole = (0.0, 0.0, *PROOF)
     return [Resize(size, how, whole, cut) for how in FILTERS
-            for size, cut in (((64, 51), (30, 25, 41, 33)), ((203, 162), (101, 71, 122, 90)))]
+            for size, cut in (((64, 51), (30, 25, 41, 33)), ((203, 162), (101, 71, 122, 90)), ((180, 40), (50, 7, 171, 33)))]
 
 
 def _same(found: NDArray[np.uint8] | None, image: Image.Image, resize: Resize) -> bool:

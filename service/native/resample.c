@@ -1,7 +1,7 @@
 /* Resize as Pillow does, bit for bit, but only what is cut out, several channels at once, into packed RGB.
 
-   Pillow 13 makes the whole resized picture, a channel at a time. Here a row is made narrower as soon as it is needed, so that
-   what is worked on stays in the nearest cache. Same order (across, then down), same fixed point, same rounding.
+   Pillow makes the whole resized picture, a channel at a time. Here a row is worked on as soon as it is there, so that it is still
+   in the nearest cache. Same order (across, then down; or down first), same fixed point, same rounding.
 
    Source of the method: Pillow, src/libImaging/Resample.c (antialiased, separable convolution with 22 bits of fraction).
    Built by service/native/build; used by resample.py, and row by row by jpeg.c. */
@@ -177,33 +177,53 @@ int resize_begin(struct resize *resize, int width, int height, const float *box,
         return NO_SENSE;
     memset(resize, 0, sizeof *resize);
     resize->out = out;
-    resize->line = (CHANNELS * (size_t)wide + LANES - 1) / LANES * LANES;
-    if (prepare(&resize->x, width, box[0], box[2], full_width, window[0], window[2], filter) ||
-        prepare(&resize->y, height, box[1], box[3], full_height, window[1], window[3], filter) ||
-        !(resize->ring = calloc(resize->y.taps + 1, resize->line)) ||
-        !(resize->rows = calloc(resize->y.taps, sizeof *resize->rows))) {
+    resize->down_first = height > full_height && height - full_height > 2 * (width - full_width);
+    int missing = prepare(&resize->x, width, box[0], box[2], full_width, window[0], window[2], filter) ||
+                  prepare(&resize->y, height, box[1], box[3], full_height, window[1], window[3], filter);
+    if (!missing) {
+        resize->line = CHANNELS * (size_t)(resize->down_first ? resize->x.end : wide) + 2 * LANES;
+        resize->ring = calloc(resize->y.taps + 1, resize->line);
+        resize->narrow = calloc(wide + LANES, CHANNELS);
+        resize->rows = calloc(resize->y.taps, sizeof *resize->rows);
+        missing = !resize->ring || !resize->narrow || !resize->rows;
+    }
+    if (missing) {
         resize_end(resize);
         return NO_MEMORY;
     }
     return OK;
 }
 
+void resize_from(struct resize *resize, int column) {
+    for (int i = 0; i < resize->x.length; i++) resize->x.first[i] -= column;
+    resize->x.start -= column, resize->x.end -= column;
+}
+
 void resize_row(struct resize *resize, int y, const uint8_t *pixels) {
-    const struct axis *rows = &resize->y;
-    const int vectors = has_avx2(), wide = resize->x.length;
-    uint8_t *made = resize->ring + resize->line * rows->taps;
-    (vectors && resize->x.paired ? across_avx2 : across)(pixels, &resize->x, resize->ring + resize->line * (y % rows->taps));
+    const struct axis *rows = &resize->y, *columns = &resize->x;
+    const int vectors = has_avx2(), down_first = resize->down_first;
+    void (*const narrow)(const uint8_t *, const struct axis *, uint8_t *) = vectors && columns->paired ? across_avx2 : across;
+    const size_t from = down_first ? CHANNELS * (size_t)columns->start : 0;  /* in each row of the ring */
+    const size_t bytes = CHANNELS * (size_t)(down_first ? columns->end - columns->start : columns->length);
+    uint8_t *held = resize->ring + resize->line * (y % rows->taps), *made = resize->ring + resize->line * rows->taps;
+    if (down_first) {
+        memcpy(held + from, pixels + from, bytes);
+    } else {
+        narrow(pixels, columns, held);
+    }
     for (; resize->done < rows->length; resize->done++) {
         const int first = rows->first[resize->done], count = rows->count[resize->done];
         if (first + count > y + 1) break;
-        for (int t = 0; t < count; t++) resize->rows[t] = resize->ring + resize->line * ((first + t) % rows->taps);
-        (vectors ? down_avx2 : down)(resize->rows, rows->weight + (size_t)resize->done * rows->taps, count, CHANNELS * wide, made);
-        for (int p = 0; p < wide; p++, resize->out += 3) memcpy(resize->out, made + CHANNELS * p, 3);
+        for (int t = 0; t < count; t++) resize->rows[t] = resize->ring + resize->line * ((first + t) % rows->taps) + from;
+        (vectors ? down_avx2 : down)(resize->rows, rows->weight + (size_t)resize->done * rows->taps, count, bytes, made + from);
+        if (down_first) narrow(made, columns, resize->narrow);
+        const uint8_t *pixel = down_first ? resize->narrow : made;
+        for (int p = 0; p < columns->length; p++, resize->out += 3) memcpy(resize->out, pixel + CHANNELS * p, 3);
     }
 }
 
 void resize_end(struct resize *resize) {
-    release(&resize->x), release(&resize->y), free(resize->ring), free(resize->rows);
+    release(&resize->x), release(&resize->y), free(resize->ring), free(resize->narrow), free(resize->rows);
 }
 
 /* pixels: (height, width, 4), one behind the other; the rest as in resize_begin. */

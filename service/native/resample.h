@@ -17,8 +17,10 @@ struct axis {          /* one direction of the resize, for the pixels of the win
 
 struct resize {
     struct axis x, y;
-    size_t line;       /* bytes of a row of the window, rounded up to LANES */
-    uint8_t *ring;     /* rows that are narrow already, as many as one row of the result is made of, and that one */
+    int down_first;    /* as Pillow 13 does where far more rows than columns are too many (python-pillow/Pillow#9549) */
+    size_t line;       /* bytes of a row in the ring */
+    uint8_t *ring;     /* rows, narrow already unless down_first: as many as one row of the result is made of, and that one */
+    uint8_t *narrow;   /* that one, if down_first */
     const uint8_t **rows;
     int done;          /* rows of the result */
     uint8_t *out;
@@ -29,6 +31,9 @@ struct resize {
    After anything but OK there is nothing to end. */
 int resize_begin(struct resize *resize, int width, int height, const float *box, int full_width, int full_height,
                  const int *window, int filter, uint8_t *out);
+
+/* From now on the first pixel of a row is that of this column; x follows. */
+void resize_from(struct resize *resize, int column);
 
 /* Row number y: each from y.start on, one after the other, up to y.end. Of its pixels only those from x.start to x.end are read. */
 void resize_row(struct resize *resize, int y, const uint8_t *pixels);

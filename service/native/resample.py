@@ -35,7 +35,7 @@ def window(image: Image.Image, resize: Resize) -> NDArray[np.uint8] | None:
         image: RGB.
     Returns:
         (height, width, 3) uint8, C-contiguous; None where only Pillow can do it: nothing was compiled, the image lies in
-        several pieces (beyond 16 MiB, unless PILLOW_BLOCK_SIZE says otherwise), has another mode, or `Resize.known` says no.
+        several pieces (beyond 16 MiB, unless PILLOW_BLOCK_SIZE says otherwise), has another mode, or the resize is not `known`.
     Raises:
         MemoryError: there is none left.
     """
@@ -45,7 +45,7 @@ def window(image: Image.Image, resize: Resize) -> NDArray[np.uint8] | None:
 
 def of(code: ctypes.CDLL, image: Image.Image, resize: Resize) -> NDArray[np.uint8] | None:
     """As `window`, by this library."""
-    if image.mode != "RGB" or not resize.known(image.size):
+    if image.mode != "RGB" or not resize.known:
         return None
     try:
         _, held = image.__arrow_c_array__()  # the capsule keeps the pixels until the end of this function

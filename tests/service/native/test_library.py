@@ -115,11 +115,3 @@ def test_without_pillows_libjpeg_pillow_decodes(tmp_path, monkeypatch, other_lib
     assert reason in found.reason
     assert found.code is not None
     assert found.libjpeg is None
-
-
-def test_pillow_is_taken_where_it_has_another_order():
-    """Far more rows than columns fall away: Pillow 13 goes down first."""
-    tall = library.Resize((20, 20), Image.Resampling.BILINEAR, (0, 0, 30, 90), (0, 0, 20, 20))
-    assert not tall.known((30, 90))
-    assert not tall._replace(box=(0, 0, 30, 30)).known((30, 90))
-    assert tall._replace(box=(0, 0, 30, 30)).known((30, 30))
