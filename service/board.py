@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import mmap
 import sys
+import time
+from collections.abc import Callable
 
 FREE, STARTING, SERVING = range(3)
 STATE, HOUSE, CONNECTIONS = range(3)
 SPARE = 4  # rows a planned process: a reload starts all new ones before the old ones go
 NONE_TAKEN = sys.maxsize  # connections of a process that takes none any more
+GIVE_WAY_S, LOOK_S = 5.0, 0.002
 
 
 class Board:
     """A row a process; made before the first fork."""
 
-    def __init__(self, rows: int) -> None:
-        """Room for so many processes at once."""
+    def __init__(self, rows: int, crowded: bool = False) -> None:
+        """Room for so many processes at once; crowded: processors are too few for all to load at once."""
+        self.crowded = crowded
         self._rows = memoryview(mmap.mmap(-1, rows * 3 * 8)).cast("q", (rows, 3))
 
     def take(self) -> int:
@@ -49,6 +53,11 @@ class Board:
         return [int(self._rows[each, column]) for each in range(len(self._rows))
                 if each != row and self._rows[each, STATE] == SERVING]
 
+    def earlier(self, row: int) -> bool:
+        """A process of a lower row is starting, and none serves yet."""
+        states = [self._rows[each, STATE] for each in range(len(self._rows))]
+        return STARTING in states[:row] and SERVING not in states
+
     def write(self, row: int, column: int, number: int) -> None:
         """Tell the others."""
         self._rows[row, column] = number
@@ -63,6 +72,16 @@ class Seat:
     def serve(self) -> None:
         """From now on it takes connections; until then others count on nothing from it."""
         self._board.write(self._row, STATE, SERVING)
+
+    def give_way(self, ended: Callable[[], bool]) -> None:
+        """While the first process starts: two that load at once on few processors are late both.
+
+        Args:
+            ended: there is nothing more to wait for.
+        """
+        until = time.monotonic() + GIVE_WAY_S
+        while self._board.crowded and self._board.earlier(self._row) and not ended() and time.monotonic() < until:
+            time.sleep(LOOK_S)
 
     def tell_house(self, pictures: int) -> None:
         """So many pictures are decoded, wait or run here."""
@@ -94,15 +113,18 @@ class Stranger(Seat):
         """It can't know."""
         return False
 
+    def give_way(self, ended: Callable[[], bool]) -> None:
+        """To whom?"""
+
 
 _board = Board(1)
 _seat: Seat = Board(1).seat(0)  # of a process without siblings, as in tests and on the command line
 
 
-def open_for(processes: int) -> None:
+def open_for(processes: int, cpus: int) -> None:
     """In the master, before it forks."""
     global _board
-    _board = Board(SPARE * processes)
+    _board = Board(SPARE * processes, crowded=cpus < 2 * processes)
 
 
 def take() -> int:

@@ -48,6 +48,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._seat = board.seat()
         super().init_process()
 
+    def load_wsgi(self) -> None:
+        """Load the application, with its models."""
+        self._seat.give_way(lambda: self.stops_at is not None)
+        super().load_wsgi()
+
     def accept(self, listener: socket.socket) -> None:
         """Take a connection, unless another process has fewer: it is awake too, and left to it for a moment.
 

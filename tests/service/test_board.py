@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
 from service import board
 from service.board import Board
 
@@ -52,7 +54,7 @@ def test_a_row_is_free_again_when_its_process_has_ended():
 def test_a_reload_has_rows_for_the_new_before_the_old_have_gone(monkeypatch):
     """gunicorn starts all new processes first."""
     monkeypatch.setattr(board, "_board", None)
-    board.open_for(2)
+    board.open_for(2, 4)
     assert min(board.take() for _ in range(4)) >= 0
 
 
@@ -62,6 +64,50 @@ def test_a_process_without_a_row_claims_nothing(monkeypatch):
     board.sit(-1)
     assert not board.seat().alone
     assert board.seat().fewest_connections == sys.maxsize
+
+
+@pytest.mark.parametrize(("processes", "cpus", "crowded"), [(2, 2, True), (2, 3, True), (2, 4, False), (1, 1, True)])
+def test_on_few_processors_one_loads_before_the_others(monkeypatch, processes, cpus, crowded):
+    """Two that load at once are late both, and one that serves is enough to be ready."""
+    monkeypatch.setattr(board, "_board", None)
+    board.open_for(processes, cpus)
+    assert board._board.crowded is crowded
+
+
+def test_the_second_waits_until_the_first_serves_or_is_gone(monkeypatch):
+    """Not for ever, and not in a reload, while the old processes serve."""
+    shared = Board(4, crowded=True)
+    first, second = (shared.seat(shared.take()) for _ in range(2))
+    looks = []
+    monkeypatch.setattr(board.time, "sleep", looks.append)
+
+    def waits(seat: board.Seat, after: int = 0) -> bool:
+        """Until `after` looks have found nothing."""
+        looks.clear()
+        seat.give_way(lambda: len(looks) > after)
+        return len(looks) > after
+
+    assert waits(second, after=3)
+    assert not waits(first)
+    shared.leave(0)
+    assert not waits(second)
+    first = shared.seat(shared.take())
+    assert waits(second)
+    first.serve()
+    assert not waits(second)
+    assert not waits(shared.seat(shared.take()))
+    assert not waits(Board(2).seat(1))
+    assert not waits(board.Stranger())
+
+
+def test_the_second_waits_no_longer_than_five_seconds(monkeypatch):
+    """The first may have a large model to load, or hang."""
+    shared, now = Board(2, crowded=True), [0.0]
+    seats = [shared.seat(shared.take()) for _ in range(2)]
+    monkeypatch.setattr(board.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(board.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 0.5))
+    seats[1].give_way(lambda: False)
+    assert now[0] == board.GIVE_WAY_S
 
 
 def test_what_one_process_writes_another_reads():
