@@ -55,16 +55,13 @@ class Engine:
 
     alone_s = 0.0
 
-    def __init__(
-        self, model: ModelFile, provider: str = "auto", threads: int = 1, alone_threads: int = 0, kept: Path | None = None,
-    ) -> None:
+    def __init__(self, model: ModelFile, provider: str = "auto", threads: int = 1, kept: Path | None = None) -> None:
         """Make the session.
 
         Args:
             model: opened and checked.
             provider: cpu, cuda or auto.
             threads: of one run.
-            alone_threads: of a run for which all processors are free, on CPUs; the same unless more.
             kept: folder of packed weights; without one each session orders its own.
         Raises:
             StartError: the provider can't be had, ONNX Runtime refuses the model, or it isn't as decision 1 has it.
@@ -72,10 +69,9 @@ class Engine:
         self.model = model
         self._kept = kept
         self._packed: packed.Found | None = None  # only CPUs have any
+        self._threads = threads
         self._session, self.provider, self.reason = self._open(provider, threads)
-        self._wide = self._session  # on all processors; one session can't use more threads for one run than for another
-        if alone_threads > threads and self.provider == "cpu":
-            self._wide = self._on_cpu(alone_threads)
+        self._wide = self._session  # on all processors, once there is one (`widen`)
         self._input = _check(model, self._session)
         size = model.recipe.input
         self._shape = (size.height, size.width, 3)
@@ -98,6 +94,19 @@ class Engine:
             packed.forget(self._packed.path)
             self._packed = packed.Found(None, "their packed form was damaged")
 
+    def widen(self, threads: int) -> None:
+        """Make and prove a second session of more threads, for runs for which all processors are free; on CPUs.
+
+        One session can't use more threads for one run than for another. `run` uses it from the moment when it is proven.
+
+        Raises:
+            StartError, EngineFault: as `prove`; all goes on without.
+        """
+        if threads > self._threads and self.provider == "cpu":
+            wide = self._on_cpu(threads)
+            self._prove(*self._examples(), LONE_BATCH, wide, "cpu, on all processors")
+            self._wide = wide
+
     def run(self, pixels: NDArray[np.uint8], alone: bool = False) -> NDArray[np.float32]:
         """Probabilities of a batch.
 
@@ -109,9 +118,11 @@ class Engine:
         Raises:
             EngineFault: the runtime failed, or returned something else.
         """
+        return self._run(pixels, self._wide if alone else self._session)
+
+    def _run(self, pixels: NDArray[np.uint8], session: Any) -> NDArray[np.float32]:
         try:
             # (N, height, width, 3) uint8 → (N, classes) float32
-            session = self._wide if alone else self._session
             found = self._runner.run(pixels) if self._runner else session.run(None, {self._input: pixels})[0]
         except Exception as error:  # the runtime's exceptions have no common ancestor of their own
             raise EngineFault(f"engine failed on {len(pixels)} pictures: {error}") from error
@@ -154,27 +165,29 @@ class Engine:
             StartError: this machine doesn't reproduce them, or a picture's answer depends on its company.
             EngineFault: as `run`.
         """
+        worst, self.alone_s = self._prove(*self._examples(golden), company, self._session, self.provider)
+        return worst
+
+    def _examples(self, golden: Sequence[Golden] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Pictures (N, height, width, 3) and what was recorded of them (N, classes)."""
         examples = self.model.golden if golden is None else golden
         recipe = self.model.recipe
         pixels = np.stack([
             images.prepare(example.png, recipe.preprocessing, recipe.input.width, recipe.input.height).pixels
             for example in examples
-        ])  # (N, height, width, 3)
-        expected = np.array([example.probabilities for example in examples], np.float32)  # (N, classes)
-        worst = self._prove(pixels, expected, company, False)
-        if self._wide is not self._session:
-            worst = max(worst, self._prove(pixels, expected, min(company, LONE_BATCH), True))
-        return worst
+        ])
+        return pixels, np.array([example.probabilities for example in examples], np.float32)
 
-    def _prove(self, pixels: NDArray[np.uint8], expected: NDArray[np.float32], company: int, on_all: bool) -> float:
-        """As `prove`, with one of the two sessions."""
-        recipe, where = self.model.recipe, f"{self.provider}{', on all processors' if on_all else ''}"
-        rows, seconds = [], []
+    def _prove(
+        self, pixels: NDArray[np.uint8], expected: NDArray[np.float32], company: int, session: Any, where: str,
+    ) -> tuple[float, float]:
+        """As `prove`, with one of the two sessions; and the seconds of the quickest single picture."""
+        recipe, rows, seconds = self.model.recipe, [], []
         for row in pixels:
             start = time.monotonic()
-            rows.append(self.run(row[None], on_all))
+            rows.append(self._run(row[None], session))
             seconds.append(time.monotonic() - start)
-        alone, self.alone_s = np.concatenate(rows), min(seconds)
+        alone = np.concatenate(rows)
         worst = float(np.abs(alone - expected).max())
         allowed = GOLDEN_TOLERANCE[recipe.precision]
         if not worst <= allowed:
@@ -184,12 +197,12 @@ class Engine:
                 f"expected {expected[row, column]:.6f} within {allowed:.0e}")
         order = [*range(len(pixels)), *reversed(range(len(pixels)))]  # twice, then again until the batch is full
         order = [order[place % len(order)] for place in range(max(company, len(order)))]
-        apart = float(np.abs(self.run(pixels[order], on_all) - alone[order]).max())
+        apart = float(np.abs(self._run(pixels[order], session) - alone[order]).max())
         if not apart <= (allowed := BATCH_TOLERANCE[recipe.precision]):
             raise StartError(
                 f"{self.model.path}: a picture's probabilities differ by {apart:.1e} between alone and in a batch; "
                 f"expected at most {allowed:.0e} (is it quantised with ranges taken over the whole batch?)")
-        return worst
+        return worst, min(seconds)
 
     def _open(self, wanted: str, threads: int) -> tuple[onnxruntime.InferenceSession, str, str]:
         """A session, the provider that it really has, and the reason."""

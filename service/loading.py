@@ -100,8 +100,21 @@ class Loader:
                  weights=engine.weights, golden_difference=worst, seconds=round(time.monotonic() - start, 3))
         return engine
 
+    def widen(self, name: str, engine: Engine) -> threading.Thread:
+        """Give an engine that answers already its session on all processors, in a thread of its own: nobody waits for that."""
+        def run() -> None:
+            try:
+                engine.widen(self._planned.alone_threads)
+                heap.trim()
+            except (StartError, EngineFault) as error:  # another number of threads, another result: never used
+                log.error("not_on_all_processors", model=name, reason=str(error))
+
+        thread = threading.Thread(target=run, name=f"widens {name}", daemon=True)
+        thread.start()
+        return thread
+
     def _open(self, model: ModelFile, kept: Path | None) -> Engine:
-        return Engine(model, self._settings.provider, self._planned.engine_threads, self._planned.alone_threads, kept)
+        return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
 
     def batcher(self, name: str, engine: Engine, line: Line) -> Batcher:
         """The batch thread of an engine; from now on it can be asked."""
@@ -127,6 +140,7 @@ class Loading:
         self._changed = threading.Condition()
         self._made: Made | None = None
         self._thread: threading.Thread | None = None
+        self._widening: threading.Thread | None = None
         self._began = self._failed = -math.inf  # on the clock of `time.monotonic`
         self._reason: str | None = None  # of the last failure
 
@@ -174,6 +188,7 @@ class Loading:
                     raise StartError(f"{self.name} is being closed")
                 batcher = self._loader.batcher(self.name, engine, self._line)
                 self._made = Made(engine, batcher, Intact(self._model) if self._model.external and not engine.packed else None)
+                self._widening = self._loader.widen(self.name, engine)
             outcome = "ok"
         finally:
             outcome = "given-up" if self._loader.closed else outcome
@@ -216,6 +231,8 @@ class Loading:
                 log.warning("load_left_behind", model=self.name, waited_s=CLOSE_S)
         if self._made is not None:
             self._made.batcher.close()
+        if self._widening is not None:
+            self._widening.join(CLOSE_S)
 
     def _begin(self) -> None:
         """Start the thread that loads, unless there is one, or there should be none now."""

@@ -83,20 +83,31 @@ def test_every_size_is_warm_and_none_is_run_twice(tiny_model, monkeypatch):
 
 def test_all_processors_give_the_same_answers(tiny_model):
     """While the other processes are idle a second session runs, with more threads; it is proven as the first is."""
-    found = Engine(tiny_model, "cpu", 1, alone_threads=2)
+    found = Engine(tiny_model, "cpu", 1)
+    assert found._wide is found._session
+    found.widen(2)
+    assert found._wide is not found._session
     assert np.abs(found.run(pixels(3), alone=True) - found.run(pixels(3))).max() <= engine.BATCH_TOLERANCE["fp32"]
-    assert found.prove() <= engine.GOLDEN_TOLERANCE["fp32"]
-    found._wide = Stub(np.full((1, len(tiny_model.labels)), 0.25, np.float32))
+
+
+def test_what_is_not_proven_on_all_processors_is_not_used_there(tiny_model, monkeypatch):
+    """All goes on with the session that was proven before."""
+    found = Engine(tiny_model, "cpu", 1)
+    found.prove()
+    quickest = found.alone_s
+    monkeypatch.setattr(engine, "_session", lambda *_: Stub(np.full((1, len(tiny_model.labels)), 0.25, np.float32)))
     with pytest.raises(StartError, match="on cpu, on all processors; expected"):
-        found.prove()
+        found.widen(2)
+    assert found._wide is found._session
+    assert found.alone_s == quickest
 
 
 def test_one_session_where_all_runs_have_the_same_threads(tiny_model, monkeypatch):
     """A second one would be memory for nothing."""
     made, opened = [], engine._session
     monkeypatch.setattr(engine, "_session", lambda *given: made.append(given[2]) or opened(*given))
-    Engine(tiny_model, "cpu", 2, alone_threads=2)
-    Engine(tiny_model, "cpu", 1, alone_threads=2)
+    Engine(tiny_model, "cpu", 2).widen(2)
+    Engine(tiny_model, "cpu", 1).widen(2)
     assert made == [2, 1, 2]
 
 

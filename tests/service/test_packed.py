@@ -56,7 +56,8 @@ def test_a_user_without_a_home_keeps_nothing(monkeypatch):
 
 def test_the_answers_are_the_same(tiny_model, place):
     """From the file as from the model."""
-    plain, mapped = Engine(tiny_model, "cpu", 1), Engine(tiny_model, "cpu", 1, 2, place)
+    plain, mapped = Engine(tiny_model, "cpu", 1), Engine(tiny_model, "cpu", 1, place)
+    mapped.widen(2)
     assert str(place) in mapped.weights
     for alone in (False, True):
         assert np.abs(mapped.run(PICTURES, alone) - plain.run(PICTURES)).max() < 1e-6
@@ -132,7 +133,7 @@ def test_what_is_not_whole_is_made_anew(tiny_model, place, file):
     for damage in (damaged.unlink, lambda: damaged.write_bytes(b"other")):
         damage()
         assert packed.find(tiny_model, place) == found
-        assert Engine(tiny_model, "cpu", 1, 2, place).prove() <= 1e-5
+        assert Engine(tiny_model, "cpu", 1, place).prove() <= 1e-5
     assert entries(place) == [found.path.parent]
 
 
@@ -191,11 +192,11 @@ def test_a_graph_that_the_runtime_refuses_is_replaced(tiny_model, place, monkeyp
     assert graph is not None
     graph.write_bytes(b"no graph")
     monkeypatch.setattr(packed, "HASHED_BYTES", -1)
-    engine = Engine(tiny_model, "cpu", 1, 2, place)
+    engine = Engine(tiny_model, "cpu", 1, place)
     assert engine.weights == "their packed form was damaged"
     assert engine.prove() <= 1e-5
     assert entries(place) == []
-    assert Engine(tiny_model, "cpu", 1, 2, place).weights.startswith("mapped from")
+    assert Engine(tiny_model, "cpu", 1, place).weights.startswith("mapped from")
 
 
 @pytest.mark.parametrize("fault", [StartError, EngineFault])
