@@ -6,10 +6,15 @@ is ever locked; a reader may see a number that is a moment old.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
+import os
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 FREE, STARTING, SERVING = range(3)
 STATE, HOUSE, CONNECTIONS = range(3)
@@ -24,6 +29,9 @@ class Board:
     def __init__(self, rows: int, crowded: bool = False) -> None:
         """Room for so many processes at once; crowded: processors are too few for all to load at once."""
         self.crowded = crowded
+        self._thread = threading.Lock()
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())  # for as long as the process lives
         self._rows = memoryview(mmap.mmap(-1, rows * 3 * 8)).cast("q", (rows, 3))
 
     def take(self) -> int:
@@ -58,6 +66,16 @@ class Board:
         states = [self._rows[each, STATE] for each in range(len(self._rows))]
         return STARTING in states[:row] and SERVING not in states
 
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """One thread of all processes; a process that ends lets the next one in (POSIX record locks)."""
+        with self._thread:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
+
     def write(self, row: int, column: int, number: int) -> None:
         """Tell the others."""
         self._rows[row, column] = number
@@ -82,6 +100,10 @@ class Seat:
         until = time.monotonic() + GIVE_WAY_S
         while self._board.crowded and self._board.earlier(self._row) and not ended() and time.monotonic() < until:
             time.sleep(LOOK_S)
+
+    def one_at_a_time(self) -> AbstractContextManager[None]:
+        """For what needs much memory for a moment: no other process is inside at the same time."""
+        return self._board.one_at_a_time()
 
     def tell_house(self, pictures: int) -> None:
         """So many pictures are decoded, wait or run here."""

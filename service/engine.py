@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import cuda, images, logs, packed
+from service import board, cuda, images, logs, packed
 from service.modelfile import WAY_OUT, ModelFile
 from service.planning import LONE_BATCH
 from service.problems import StartError
@@ -228,7 +228,9 @@ class Engine:
         self._packed = self._packed or packed.find(self.model, self._kept)
         if graph := self._packed.path:
             try:
-                return _session(self.model, [CPU], threads, graph)
+                # ONNX Runtime orders the weights once more, one after the other, to see whether they are those in the file.
+                with board.seat().one_at_a_time():
+                    return _session(self.model, [CPU], threads, graph)
             except StartError as error:
                 log.warning("packed_weights_damaged", reason=str(error))
                 self.forget_packed()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -121,3 +124,33 @@ def test_what_one_process_writes_another_reads():
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert shared.seat(shared.take()).fewest_connections == 5
+
+
+def test_one_at_a_time_holds_between_processes_and_threads():
+    """What needs much memory for a moment must not come together; and who dies inside holds up nobody."""
+    shared, (inside, told) = Board(2), os.pipe()
+    child = os.fork()
+    if child == 0:
+        with shared.one_at_a_time():
+            os.write(told, b"x")
+            time.sleep(0.3)
+            os._exit(0)
+    assert os.read(inside, 1) == b"x"
+    start = time.monotonic()
+    with shared.seat(1).one_at_a_time():
+        assert time.monotonic() - start > 0.1
+        assert os.waitpid(child, 0)[1] == 0
+        with ThreadPoolExecutor(1) as pool:
+            entered = threading.Event()
+
+            def enter() -> None:
+                with shared.one_at_a_time():
+                    entered.set()
+
+            pool.submit(enter)
+            assert not entered.wait(0.1)
+            shared._thread.release()
+            assert entered.wait(5)
+            shared._thread.acquire()
+    os.close(inside)
+    os.close(told)
