@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from service import loading
 from service.catalog import Catalog
 from service.classifier import Answer, Options
-from service.engine import Engine
+from service.engine import Engine, EngineFault
 from service.loading import State
 from service.metrics import MODEL_LOAD_SECONDS
-from service.problems import BadOption, ModelNotReady
+from service.problems import BadOption, ModelNotReady, StartError
 from service.settings import Settings
 from tests import models
 
@@ -245,3 +246,41 @@ def test_a_load_that_does_not_end_does_not_hold_up_the_end_for_ever(catalog, gat
     assert gate.entered.wait(PATIENCE_S)
     catalog.close()
     refusal(lambda: asked.result(PATIENCE_S))
+
+
+def test_a_model_answers_before_it_has_its_session_on_all_processors(settings, folder, monkeypatch):
+    """A second session takes as long to make as the first; nobody waits for it, and an end does."""
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def widen(self: Engine, threads: int) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        done.append(threads)
+
+    monkeypatch.setattr(Engine, "widen", widen)
+    catalog = Catalog.load(dataclasses.replace(settings, models=folder))
+    try:
+        assert begun.wait(PATIENCE_S)
+        assert catalog.ready() == (True, [])
+        assert catalog.find().classify(PICTURE).predictions[0].id == "q1"
+        assert done == []
+    finally:
+        threading.Timer(0.1, go_on.set).start()
+        catalog.close()
+    assert len(done) == 1
+
+
+@pytest.mark.parametrize("error", [StartError("other answers"), EngineFault("no answer")])
+def test_without_that_session_all_goes_on(settings, folder, monkeypatch, error):
+    """What another number of threads makes of the golden examples may be something else: it is told, and not used."""
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Engine, "widen", fail)
+    with capture_logs() as events:
+        catalog = Catalog.load(dataclasses.replace(settings, models=folder))
+        catalog.find().loading._widening.join(PATIENCE_S)
+    told = [each for each in events if each["event"] == "not_on_all_processors"]
+    assert [(each["model"], each["reason"], each["log_level"]) for each in told] == [("first/1", str(error), "error")]
+    assert catalog.find().classify(PICTURE).predictions[0].id == "q1"
+    catalog.close()
