@@ -1,7 +1,7 @@
 """What the worker processes of one service know of each other: pictures in the house and open connections.
 
-Numbers in memory that is shared over the fork. Each process writes its own row alone and only reads the others', so that nothing
-is ever locked; a reader may see a number that is a moment old.
+Numbers in memory that is shared over the fork. Each process writes its own row alone and only reads the others', so that they
+need no lock; a reader may see a number that is a moment old. Beside them a lock, for what should not be done by several at once.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import fcntl
 import mmap
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 FREE, STARTING, SERVING = range(3)
 STATE, HOUSE, CONNECTIONS = range(3)
@@ -30,8 +29,7 @@ class Board:
         """Room for so many processes at once; crowded: processors are too few for all to load at once."""
         self.crowded = crowded
         self._thread = threading.Lock()
-        with tempfile.TemporaryFile() as file:
-            self._file = os.dup(file.fileno())  # for as long as the process lives
+        self._file: int | None = None
         self._rows = memoryview(mmap.mmap(-1, rows * 3 * 8)).cast("q", (rows, 3))
 
     def take(self) -> int:
@@ -70,11 +68,19 @@ class Board:
     def one_at_a_time(self) -> Iterator[None]:
         """One thread of all processes; a process that ends lets the next one in (POSIX record locks)."""
         with self._thread:
+            if self._file is None:
+                yield
+                return
             fcntl.lockf(self._file, fcntl.LOCK_EX)
             try:
                 yield
             finally:
                 fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def lock(self) -> None:
+        """In the master: have something to lock, if the system gives it."""
+        with suppress(OSError, AttributeError):  # Linux alone
+            self._file = os.memfd_create("quadrant-board")
 
     def write(self, row: int, column: int, number: int) -> None:
         """Tell the others."""
@@ -147,6 +153,7 @@ def open_for(processes: int, cpus: int) -> None:
     """In the master, before it forks."""
     global _board
     _board = Board(SPARE * processes, crowded=cpus < 2 * processes)
+    _board.lock()
 
 
 def take() -> int:

@@ -103,7 +103,9 @@ class Engine:
             StartError, EngineFault: as `prove`; all goes on without.
         """
         if threads > self._threads and self.provider == "cpu":
-            wide = self._on_cpu(threads)
+            graph = self._packed.path if self._packed else None
+            with board.seat().one_at_a_time():
+                wide = _session(self.model, [CPU], threads, graph)
             self._prove(*self._examples(), LONE_BATCH, wide, "cpu, on all processors")
             self._wide = wide
 

@@ -39,6 +39,7 @@ MOST_SCANS = 100
 MOST_SCANNED_PIXELS = 2_000_000_000  # scans × pixels: some seconds of processor time
 # Between resize and crop: a picture of 1 × 60,000 would become one of 256 × 15 million, whatever its own memory was.
 MOST_RESIZED_PIXELS = 5_000_000
+MOST_PROGRESSIVE_PIXELS = 12_000_000
 SCALES = (8, 4, 2, 1)  # by which JPEG can be made smaller while it is decoded
 DRAFT_TIMES = 2  # in target sizes, what JPEG's own scaling must leave; what it changes is measured (`python -m export hasten`)
 MOST_ELONGATED = 32  # longer side in shorter sides; up to here a picture is accepted, however large the input
@@ -177,6 +178,9 @@ def decode(
     """
     header = header or inspect(data, max_pixels)
     with _decoding(header.format), _opened(data, header.format) as image:
+        if header.format == "JPEG" and image.size != (header.width, header.height):  # all limits were held against the header
+            raise UndecodablePicture(f"JPEG picture is {header.width:,} × {header.height:,} pixels to one reader and "
+                                     f"{image.width:,} × {image.height:,} to another", format="JPEG")
         told = header.orientation
         if told is None and header.format != "PNG":
             told = _orientation(image)
@@ -236,12 +240,14 @@ def _in_one_go(
     """
     if header.format != "JPEG" or header.mode != "RGB" or header.orientation != 1:
         return None
+    if header.progressive and header.width * header.height > MOST_PROGRESSIVE_PIXELS:  # damaged, it would be decoded twice
+        return None
     sides = header.width, header.height
     scale = next(each for each in SCALES if each == 1 or (least and min(sides) // least >= each))
     decoded = -(-header.width // scale), -(-header.height // scale)
     resize = _resize(sides, _filled(header, decoded, 1), preprocessing, width, height)
     with _memory("decode"):
-        return jpeg.window(data, sides, scale, resize)
+        return jpeg.window(data, sides, scale, header.progressive, resize)
 
 
 def least_draft(preprocessing: Preprocessing) -> int:

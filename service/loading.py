@@ -100,21 +100,26 @@ class Loader:
                  weights=engine.weights, golden_difference=worst, seconds=round(time.monotonic() - start, 3))
         return engine
 
-    def widen(self, name: str, engine: Engine) -> threading.Thread:
+    def _open(self, model: ModelFile, kept: Path | None) -> Engine:
+        return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
+
+    def widen(self, name: str, engine: Engine) -> threading.Thread | None:
         """Give an engine that answers already its session on all processors, in a thread of its own: nobody waits for that."""
         def run() -> None:
             try:
-                engine.widen(self._planned.alone_threads)
-                heap.trim()
-            except (StartError, EngineFault) as error:  # another number of threads, another result: never used
-                log.error("not_on_all_processors", model=name, reason=str(error))
+                if not self.closed:
+                    engine.widen(self._planned.alone_threads)
+                    heap.trim()
+            except Exception as error:  # whatever it is: another number of threads is a gain, no more
+                log.error("not_on_all_processors", model=name, reason=str(error) or repr(error))
 
         thread = threading.Thread(target=run, name=f"widens {name}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads
+            log.error("not_on_all_processors", model=name, reason=str(error))
+            return None
         return thread
-
-    def _open(self, model: ModelFile, kept: Path | None) -> Engine:
-        return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
 
     def batcher(self, name: str, engine: Engine, line: Line) -> Batcher:
         """The batch thread of an engine; from now on it can be asked."""
@@ -233,6 +238,8 @@ class Loading:
             self._made.batcher.close()
         if self._widening is not None:
             self._widening.join(CLOSE_S)
+            if self._widening.is_alive():
+                log.warning("load_left_behind", model=self.name, waited_s=CLOSE_S)
 
     def _begin(self) -> None:
         """Start the thread that loads, unless there is one, or there should be none now."""

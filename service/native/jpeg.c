@@ -14,7 +14,7 @@
 
 /* Those in #ifndef are changed by tests, which expect it to be noticed. */
 #ifndef VERSION
-#define VERSION 2      /* of what the functions for Python take and give */
+#define VERSION 3      /* of what the functions for Python take and give */
 #endif
 #ifndef ABI
 #define ABI 62
@@ -94,14 +94,14 @@ static int64_t now(void) {
     return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
-/* Between MARGIN pixels before and behind what is needed. */
-static void widen(int start, int end, int size, unsigned *offset, unsigned *length) {
-    const int from = start > MARGIN ? start - MARGIN : 0, to = size - end > MARGIN ? end + MARGIN : size;
+/* From MARGIN pixels before to so many behind what is needed; everything, if whole. */
+static void widen(int start, int end, int size, int whole, unsigned *offset, unsigned *length) {
+    const int from = !whole && start > MARGIN ? start - MARGIN : 0, to = !whole && size - end > MARGIN ? end + MARGIN : size;
     *offset = from, *length = to - from;
 }
 
 static int decode(const struct functions *lib, struct work *work, const uint8_t *data, size_t bytes, int width, int height,
-                  int scale, int64_t *resize_ns) {
+                  int scale, int whole, int64_t *resize_ns) {
     struct decompress *jpeg = &work->jpeg;
     struct resize *resize = &work->resize;
     jpeg->err = lib->std_error(&work->errors);
@@ -121,8 +121,8 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
         jpeg->output_components != CHANNELS)
         return ASK_PILLOW;
     unsigned left, wide, top, tall;
-    widen(resize->x.start, resize->x.end, decoded_width, &left, &wide);
-    widen(resize->y.start, resize->y.end, decoded_height, &top, &tall);
+    widen(resize->x.start, resize->x.end, decoded_width, whole, &left, &wide);
+    widen(resize->y.start, resize->y.end, decoded_height, whole, &top, &tall);
     if (wide < jpeg->output_width) lib->crop(jpeg, &left, &wide);
     if (left > (unsigned)resize->x.start || left + wide < (unsigned)resize->x.end || jpeg->output_width != wide) return ASK_PILLOW;
     resize_from(resize, left);
@@ -152,9 +152,9 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
     return lib->finish(jpeg) ? OK : ASK_PILLOW;
 }
 
-/* width, height: as its header says; scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. The rest as
-   in resize_begin, for the picture so decoded. resize_ns: nanoseconds of it that were the resize. */
-int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale,
+/* width, height: as its header says; scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. whole: decode
+   all of it; libjpeg smooths what scans are missing of a progressive file, over more than a margin. The rest as in resize_begin, for the picture so decoded. resize_ns: nanoseconds of it that were the resize. */
+int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale, int whole,
                   const float *box, int full_width, int full_height, const int *window, int filter, uint8_t *out,
                   int64_t *resize_ns) {
     if (width < 1 || height < 1 || (scale != 1 && scale != 2 && scale != 4 && scale != 8)) return NO_SENSE;
@@ -164,7 +164,7 @@ int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes
     int result = resize_begin(&work->resize, (width + scale - 1) / scale, (height + scale - 1) / scale, box, full_width,
                               full_height, window, filter, out);
     if (result == OK) {
-        result = decode(lib, work, data, bytes, width, height, scale, resize_ns);
+        result = decode(lib, work, data, bytes, width, height, scale, whole, resize_ns);
         lib->destroy(&work->jpeg);
         resize_end(&work->resize);
     }

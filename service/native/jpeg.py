@@ -21,13 +21,14 @@ class Decoded(NamedTuple):
     resize_ms: float
 
 
-def window(data: bytes, sides: Sides, scale: int, resize: Resize) -> Decoded | None:
+def window(data: bytes, sides: Sides, scale: int, progressive: bool, resize: Resize) -> Decoded | None:
     """Decode, resize and cut out in one go.
 
     Args:
         data: a JPEG of three components, RGB once decoded, that needs no turning.
         sides: width and height, as its header says.
         scale: 1, 2, 4 or 8, by which each side is made smaller while it is decoded, as by `draft`; rounded up.
+        progressive: it has several scans; where some are missing, neighbours far away count, so that all of it is decoded.
         resize: of the picture so decoded.
     Returns:
         None where Pillow must be asked: nothing was compiled, the bytes hold something else, or anything about them is damaged,
@@ -36,17 +37,21 @@ def window(data: bytes, sides: Sides, scale: int, resize: Resize) -> Decoded | N
         MemoryError: there is none left.
     """
     found = native()
-    return None if found.code is None or found.libjpeg is None else of(found.code, found.libjpeg, data, sides, scale, resize)
+    if found.code is None or found.libjpeg is None:
+        return None
+    return of(found.code, found.libjpeg, data, sides, scale, progressive, resize)
 
 
 def of(
-    code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p], data: bytes, sides: Sides, scale: int, resize: Resize,
+    code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p], data: bytes, sides: Sides, scale: int, progressive: bool,
+    resize: Resize,
 ) -> Decoded | None:
     """As `window`, by these libraries."""
     if not resize.known:
         return None
     out, resize_ns = resize.room(), ctypes.c_int64()
-    found = code.quadrant_jpeg(libjpeg, data, len(data), *sides, scale, *resize.arguments(), out.ctypes.data, resize_ns)
+    found = code.quadrant_jpeg(
+        libjpeg, data, len(data), *sides, scale, progressive, *resize.arguments(), out.ctypes.data, resize_ns)
     if found == NO_MEMORY:
         raise MemoryError
     return Decoded(out, resize_ns.value / 1e6) if found == OK else None

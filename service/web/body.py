@@ -68,19 +68,23 @@ def _taken(environ: dict[str, Any], wanted: int, known: bool) -> bytes:
     """
     stream, connection = environ["wsgi.input"], environ.get("gunicorn.socket")
     reader = getattr(stream, "reader", None)
-    if not wanted or not known or type(connection) is not socket.socket or not isinstance(reader, LengthReader):
+    untouched = isinstance(reader, LengthReader) and reader.length == wanted and not stream.buf.tell()
+    if not wanted or not known or type(connection) is not socket.socket or not untouched:
         content: bytes = stream.read(wanted) if wanted else b""
         return content
     begun = reader.unreader.take_buffered()  # came with the head
     if len(begun) > wanted:
         reader.unreader.unread(begun[wanted:])  # of the next request
-    pieces, left = [begun[:wanted]], wanted - len(begun)
-    while left > 0 and (piece := connection.recv(left, socket.MSG_WAITALL)):  # a signal makes it return early
-        pieces.append(piece)
-        left -= len(piece)
-    content = b"".join(pieces)
-    reader.length -= len(content)
-    return content
+    pieces = [begun[:wanted]]
+    reader.length -= len(pieces[0])
+    try:
+        while reader.length and (piece := connection.recv(reader.length, socket.MSG_WAITALL)):  # a signal ends it early
+            pieces.append(piece)
+            reader.length -= len(piece)
+    except Exception:
+        stream.failed = True
+        raise
+    return b"".join(pieces)
 
 
 def consumed(request: Any) -> bool:

@@ -74,7 +74,8 @@ def _sending(application: Application) -> Application:
                 if ("Connection", "close") in headers:
                     response.force_close()
                 written = start_response(status, headers, *more)
-                if response.response_length and environ["REQUEST_METHOD"] != "HEAD" and not status.startswith(BODILESS):
+                if response.response_length and environ["REQUEST_METHOD"] != "HEAD" and not status.startswith(BODILESS) \
+                        and not isinstance(response.sock, OnePiece):
                     response.sock = OnePiece(response.sock)
                 return written
             return start_response(status, headers, *more)

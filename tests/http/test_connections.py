@@ -70,8 +70,7 @@ def test_a_client_that_never_pauses_holds_up_no_stop(tmp_path: Path, variables: 
         asked = threading.Event()
 
         def client() -> None:
-            connection = running.connect()
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            with contextlib.closing(running.connect()) as connection, contextlib.suppress(OSError, http.client.HTTPException):
                 while True:
                     best(connection, PICTURES[0])
                     asked.set()

@@ -129,6 +129,7 @@ def test_what_one_process_writes_another_reads():
 def test_one_at_a_time_holds_between_processes_and_threads():
     """What needs much memory for a moment must not come together; and who dies inside holds up nobody."""
     shared, (inside, told) = Board(2), os.pipe()
+    shared.lock()
     child = os.fork()
     if child == 0:
         with shared.one_at_a_time():

@@ -64,7 +64,8 @@ def main() -> None:
         opened = Image.open(io.BytesIO(data))
         opened.draft("RGB", (1 + width // random.choice([1, 2, 4, 8]), 1 + height // random.choice([1, 2, 4, 8])))
         resize = resize_of(*opened.size)
-        if (found := jpeg.window(data, (width, height), opened.decoderconfig[0], resize)) is not None:
+        progressive = "progressive" in opened.info
+        if (found := jpeg.window(data, (width, height), opened.decoderconfig[0], progressive, resize)) is not None:
             assert same(found.pixels, opened, resize), (width, height, resize, opened.decoderconfig)
             decoded += 1
     print(resized, decoded, native.reason)

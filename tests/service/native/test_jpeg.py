@@ -13,7 +13,7 @@ from PIL import Image
 from service import images
 from service.native import jpeg
 from service.native.library import NO_MEMORY, Native, Resize, native
-from service.problems import Problem, UndecodablePicture
+from service.problems import Problem, TooManyPixels, UndecodablePicture
 from service.recipe import Preprocessing
 from tests.service import pictures
 
@@ -86,42 +86,102 @@ def test_other_colours_are_left_to_pillow(mode, monkeypatch):
 def test_half_a_photo_is_none(missing):
     """Also where what is missing lies below the part that is shown."""
     data = pictures.jpeg(pictures.noise(160, 160))
-    assert jpeg.window(data[:-missing], (160, 160), 1, Resize((80, 80), BILINEAR, (0, 0, 160, 160), (20, 2, 60, 10))) is None
+    above = Resize((80, 80), BILINEAR, (0, 0, 160, 160), (20, 2, 60, 10))
+    assert jpeg.window(data[:-missing], (160, 160), 1, False, above) is None
     with pytest.raises(UndecodablePicture, match="truncated"):
         images.prepare(data[:-missing], preprocessing(), 56, 56)
 
 
+def same_as_pillow(data: bytes, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """The same refusal, or the same pixels, with and without compiled code; whether it was pixels."""
+    found, expected = prepared(data, "exact"), by_pillow(data, "exact", monkeypatch)
+    if isinstance(expected, Problem):
+        assert isinstance(found, Problem)
+        assert (found.code, found.detail) == (expected.code, expected.detail)
+        return False
+    assert np.array_equal(found.pixels, expected.pixels)
+    return True
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_damage_gets_pillows_verdict(seed, monkeypatch):
-    """Bytes changed at random: the same refusal, or the same pixels, with and without compiled code."""
+    """Bytes changed at random, in a picture that is cut at its sides."""
     random.seed(seed)
-    data = pictures.jpeg(pictures.noise(90, 70), quality=60, subsampling=seed % 3, progressive=seed % 2 == 0)
+    data = pictures.jpeg(pictures.noise(300, 70), quality=60, subsampling=seed % 3, progressive=seed % 2 == 0)
     answers = 0
     for _ in range(60):
         damaged = bytearray(data)
         for _ in range(random.randint(1, 4)):
             damaged[random.randrange(2, len(data))] = random.randrange(256)
-        found, expected = prepared(bytes(damaged), "exact"), by_pillow(bytes(damaged), "exact", monkeypatch)
-        if isinstance(expected, Problem):
-            assert isinstance(found, Problem)
-            assert (found.code, found.detail) == (expected.code, expected.detail)
-        else:
-            answers += 1
-            assert np.array_equal(found.pixels, expected.pixels)
+        answers += same_as_pillow(bytes(damaged), monkeypatch)
     assert 0 < answers < 60
+
+
+@pytest.mark.parametrize("size", [(640, 200), (200, 300)])
+def test_scans_that_are_missing_are_smoothed_as_pillow_does(size, monkeypatch):
+    """libjpeg guesses them from the neighbours, over several blocks: a file cut between two scans and ended is no damaged one."""
+    width, height = size
+    data = pictures.jpeg(pictures.noise(width // 8, height // 8).resize(size), progressive=True, quality=70, subsampling=2)
+    ends, position = [], data.index(b"\xff\xda")
+    while (position := data.find(b"\xff\xc4", position + 2)) > 0:
+        ends.append(position)
+    assert len(ends) > 5
+    assert all(same_as_pillow(data[:end] + b"\xff\xd9", monkeypatch) for end in ends)
+
+
+HEAD = {
+    "fill": b"\xff", "no marker": b"\xff\x00\x00\x04ab", "TEM": b"\xff\x01", "RST": b"\xff\xd0", "rubbish": b"abc",
+    "short JFIF": b"\xff\xe0\x00\x07JFIF\0", "short ICC": b"\xff\xe2\x00\x0eICC_PROFILE\0",
+    "short Adobe": b"\xff\xee\x00\x07Adobe",
+    "ICC": b"\xff\xe2\x00\x12ICC_PROFILE\0\1\1ab", "MPF": b"\xff\xe2\x00\x08MPF\0ab", "comment": b"\xff\xfe\x00\x04ab",
+    "Photoshop": b"\xff\xed\x00\x18Photoshop 3.0\x008BIM\x04\x04\0", "length 0": b"\xff\xfe\x00\x00", "end": b"\xff\xd9",
+    "EXIF": b"\xff\xe1\x00\x08Exif\0\0", "Adobe": b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\1",
+    "another frame": b"\xff\xc0\x00\x11\x08\x00\x10\x00\x10\x03\x01\x11\x00\x02\x11\x00\x03\x11\x00",
+}
+
+
+@pytest.mark.parametrize("place", [2, 20])
+@pytest.mark.parametrize("segment", HEAD.values(), ids=HEAD)
+def test_an_unusual_head_gets_pillows_verdict(segment, place, monkeypatch):
+    """In front of JFIF, and behind it."""
+    data = pictures.jpeg(pictures.noise(300, 70))
+    same_as_pillow(data[:place] + segment + data[place:], monkeypatch)
+
+
+@pytest.mark.parametrize("factors", [0x41, 0x14, 0x12, 0x21, 0x22, 0x24, 0x42, 0x31, 0x13, 0x33])
+@pytest.mark.parametrize("component", [0, 1])
+def test_other_samplings_get_pillows_verdict(factors, component, monkeypatch):
+    """4:1:1, 4:4:0, and colour that is finer than brightness; what is coded then fits by chance at most."""
+    data = bytearray(pictures.jpeg(pictures.noise(300, 70).resize((96, 96)), quality=50))
+    data[data.index(b"\xff\xc0") + 11 + 3 * component] = factors
+    same_as_pillow(bytes(data), monkeypatch)
+
+
+def test_a_picture_has_one_size_for_all_readers():
+    """Limits were held against one of two that it claims: 100 × 100 here, 9,000 × 9,000 for Pillow."""
+    plain = pictures.jpeg(pictures.noise(100, 100))
+    frame = plain.index(b"\xff\xc0")
+    large = plain[:frame + 5] + (9000).to_bytes(2, "big") * 2 + plain[frame + 9:]
+    hidden = large[2:large.index(b"\xff\xda") + 14]
+    tricky = plain[:2] + b"\xff\x00" + (len(hidden) + 2).to_bytes(2, "big") + hidden + plain[2:]
+    with pytest.raises(TooManyPixels):
+        images.prepare(tricky, preprocessing(), 56, 56, max_pixels=50_000)
+    header = images.inspect(plain)
+    with pytest.raises(UndecodablePicture, match="100 × 100 pixels to one reader and 9,000 × 9,000 to another"):
+        images.decode(large, header=header)
 
 
 @pytest.mark.parametrize(("sides", "scale"), [((160, 121), 1), ((80, 60), 1)])
 def test_another_picture_than_announced_is_left_to_pillow(sides, scale):
     """What the header was taken for is compared with what the decoder finds."""
     data = pictures.jpeg(pictures.noise(160, 120))
-    assert jpeg.window(data, sides, scale, Resize(*WHOLE[:2], (0, 0, *sides), WHOLE.cut)) is None
+    assert jpeg.window(data, sides, scale, False, Resize(*WHOLE[:2], (0, 0, *sides), WHOLE.cut)) is None
 
 
 def test_no_jpeg_is_left_to_pillow():
     """Nothing ends the process: an error in the decoder comes back as a word."""
     for data in (b"", b"\xff\xd8\xff", pictures.png(), b"\xff\xd8" + bytes(100)):
-        assert jpeg.window(data, (160, 120), 1, WHOLE) is None
+        assert jpeg.window(data, (160, 120), 1, False, WHOLE) is None
 
 
 @pytest.mark.parametrize(("sides", "scale"), [((160, 120), 3), ((160, 120), 0), ((0, 120), 1), ((160, 120), 2)])
@@ -129,7 +189,7 @@ def test_numbers_without_sense_are_refused_in_c_too(sides, scale):
     """It writes into memory: nothing is taken on trust; the last box is larger than the picture so decoded."""
     data, out, took = pictures.jpeg(pictures.noise(160, 120)), np.full((60, 80, 3), 7, np.uint8), ctypes.c_int64()
     found = native().code.quadrant_jpeg(
-        native().libjpeg, data, len(data), *sides, scale, *WHOLE.arguments(), out.ctypes.data, took)
+        native().libjpeg, data, len(data), *sides, scale, False, *WHOLE.arguments(), out.ctypes.data, took)
     assert found == 2
     assert (out == 7).all()
 

@@ -205,3 +205,17 @@ def test_a_call_that_returns_early_is_no_end(connection: tuple[socket.socket, so
             assert len(body.read(found, 100_000, 5)) == 100_000
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_what_was_read_before_is_not_read_again(connection: tuple[socket.socket, socket.socket]):
+    """The bytes behind a body are the next request's."""
+    ours, theirs = connection
+    theirs.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhelloGET /next HTTP/1.1\r\n\r\n")
+    found = requests(ours)
+    _, environ_ = next(found)
+    assert environ_["wsgi.input"].read(2) == b"he"
+    with pytest.raises(IncompleteBody):
+        body.read(environ_, 10, 5)
+    with pytest.raises(IncompleteBody):
+        body.read(environ_, 10, 5)
+    assert next(found)[0].path == "/next"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -139,3 +140,23 @@ def test_what_else_is_done_with_the_socket_comes_behind_the_head():
     assert one.fileno() == 7
     one.sendall(b"tail")
     assert client.calls == [b"head", b"tail"]
+
+
+def test_an_answer_that_begins_anew_is_sent_all_the_same():
+    """PEP 3333: an application may begin again as long as nothing was sent."""
+    client, request = Client(), SimpleNamespace(method="GET", version=(1, 1), should_close=lambda: False)
+    response = GunicornResponse(request, client, Config())
+
+    def application(_: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "2")])
+        try:
+            raise ValueError
+        except ValueError:
+            start_response("500 INTERNAL SERVER ERROR", [("Content-Length", "3")], sys.exc_info())
+        return [b"new"]
+
+    for piece in observe._sending(application)({"REQUEST_METHOD": "GET"}, response.start_response):
+        response.write(piece)
+    response.close()
+    assert len(client.calls) == 1
+    assert client.calls[0].endswith(b"new")
