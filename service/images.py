@@ -14,13 +14,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from service import containers
+from service import containers, upright
 from service.native import jpeg, resample
 from service.native.library import Box, Resize
 from service.problems import (
@@ -32,6 +32,7 @@ from service.problems import (
     UnsupportedFormat,
 )
 from service.recipe import Preprocessing
+from service.upright import TURNS
 
 MAX_PIXELS = 50_000_000
 # Decoding goes over a progressive JPEG once a scan. Usual ones have about ten.
@@ -47,10 +48,6 @@ MOST_ELONGATED = 32  # longer side in shorter sides; up to here a picture is acc
 PLUGINS = {"JPEG": JpegImagePlugin, "PNG": PngImagePlugin, "WebP": WebPImagePlugin,
            "GIF": GifImagePlugin, "BMP": BmpImagePlugin, "TIFF": TiffImagePlugin}
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
-UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-           8: Image.Transpose.ROTATE_90}
-ORIENTATION = 0x0112  # EXIF and TIFF
 
 # Bytes a pixel while it is decoded, converted and turned; Pillow keeps RGB in 4. Seen at most, over modes and orientations
 # at 12 million pixels: JPEG 8, PNG 12, WebP 16, GIF 9, BMP 5, TIFF 12; and 18 for a WebP of 49 million.
@@ -142,7 +139,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
         header = Header(kind, "RGB", outline.width, outline.height, outline.progressive, 1)
     else:
         with _decoding(kind), _opened(data, kind) as image:
-            orientation = _whole(_orientation(image)) if kind == "JPEG" else None
+            orientation = upright.number(upright.orientation(image)) if kind == "JPEG" else None
             header = Header(kind, image.mode, image.width, image.height, outline.progressive, orientation)
     _check_size(header.width, header.height, max_pixels)
     if header.mode in ("I", "F"):
@@ -183,22 +180,24 @@ def decode(
                                      f"{image.width:,} × {image.height:,} to another", format="JPEG")
         told = header.orientation
         if told is None and header.format != "PNG":
-            told = _orientation(image)
+            told = upright.orientation(image)
         if draft and header.format == "JPEG":
             least = draft if image.width < image.height else draft[::-1]
             image.draft("RGB", least)
         image.load()
         stored = image.size  # of a JPEG; Pillow may have turned a TIFF by now
-        orientation = _whole(_orientation(image) if header.format == "PNG" else told)  # PNG may have it behind the pixels
-        by_pillow = header.format == "TIFF" and told in UPRIGHT  # it turns these itself, where the tag is as it should be
-        upright = _rgb(image)
-        if orientation in UPRIGHT and not by_pillow:
-            upright = upright.transpose(UPRIGHT[orientation])
+        if header.format == "PNG":  # it may be behind the pixels
+            told = upright.orientation(image)
+        orientation = upright.number(told)
+        by_pillow = header.format == "TIFF" and told in TURNS  # it turns these itself, where the tag is as it should be
+        shown = upright.rgb(image)
+        if orientation in TURNS and not by_pillow:
+            shown = shown.transpose(TURNS[orientation])
     width, height = header.width, header.height
-    if (width > height) != (upright.width > upright.height) and orientation >= 5:
+    if (width > height) != (shown.width > shown.height) and orientation >= 5:
         width, height = height, width
-    box = _filled(header, stored, orientation) if header.format == "JPEG" else (0, 0, *upright.size)
-    return Picture(upright, header.format, header.mode, width, height, orientation in UPRIGHT, box)
+    box = _filled(header, stored, orientation) if header.format == "JPEG" else (0, 0, *shown.size)
+    return Picture(shown, header.format, header.mode, width, height, orientation in TURNS, box)
 
 
 def prepare(
@@ -357,48 +356,3 @@ def _decoding(kind: str) -> Iterator[None]:
         if "cannot identify" in reason:
             reason = "its header is damaged"
         raise UndecodablePicture(f"{kind} picture can't be decoded: {reason}", format=kind) from error
-
-
-def _orientation(image: Image.Image) -> Any:
-    """The tag as it stands there; `None` when the metadata are absent or damaged."""
-    try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:  # metadata that can't be read are no reason to refuse a picture
-        return None
-
-
-def _whole(orientation: Any) -> int:
-    """1 to 8 from what cameras write: a number, a rational, a byte string; 1 for everything else."""
-    if isinstance(orientation, bytes):
-        orientation = int.from_bytes(orientation.strip(b"\0")[:2], "big")
-    try:
-        number = int(orientation)
-        return number if number == orientation and 1 <= number <= 8 else 1
-    except (TypeError, ValueError, ArithmeticError):
-        return 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: transparent parts on white, 16 bits scaled to 8.
-
-    Raises:
-        UnsupportedFormat: a mode that has no colours in the usual sense.
-    """
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips (40000 → 255).
-        wide = np.asarray(image)  # (height, width) uint16
-        narrow = ((np.arange(65536) + 128) // 257).astype(np.uint8)[wide]
-        if isinstance(clear := image.info.get("transparency"), int):
-            narrow[wide == clear] = 255
-        return Image.fromarray(narrow).convert("RGB")
-    try:
-        if not image.has_transparency_data:
-            return image if image.mode == "RGB" else image.convert("RGB")
-        layers = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(layers, mask=layers)
-        return white
-    except ValueError as error:
-        raise UnsupportedFormat(
-            f"picture has mode {image.mode}; expected grey, RGB, CMYK or a palette, with or without alpha",
-            mode=image.mode) from error

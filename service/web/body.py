@@ -68,8 +68,8 @@ def _taken(environ: dict[str, Any], wanted: int, known: bool) -> bytes:
     """
     stream, connection = environ["wsgi.input"], environ.get("gunicorn.socket")
     reader = getattr(stream, "reader", None)
-    untouched = isinstance(reader, LengthReader) and reader.length == wanted and not stream.buf.tell()
-    if not wanted or not known or type(connection) is not socket.socket or not untouched:
+    if (not wanted or not known or type(connection) is not socket.socket or not isinstance(reader, LengthReader)
+            or reader.length != wanted or stream.buf.tell()):  # somebody has begun already
         content: bytes = stream.read(wanted) if wanted else b""
         return content
     begun = reader.unreader.take_buffered()  # came with the head

@@ -15,6 +15,7 @@ from service.native import jpeg
 from service.native.library import NO_MEMORY, Native, Resize, native
 from service.problems import Problem, TooManyPixels, UndecodablePicture
 from service.recipe import Preprocessing
+from service.upright import ORIENTATION
 from tests.service import pictures
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -215,4 +216,12 @@ def test_a_photo_is_opened_by_pillow_only_where_it_must_be(monkeypatch):
     header = images.inspect(pictures.jpeg(pictures.noise(160, 120), 6))
     assert (header, opened) == (images.Header("JPEG", "RGB", 160, 120, False, 6), ["JPEG"])
     assert images.inspect(pictures.encode(Image.new("L", (9, 7)), "JPEG"))[:4] == ("JPEG", "L", 9, 7)
-    assert Image.open(io.BytesIO(pictures.jpeg(pictures.noise(160, 120), 6))).getexif()[images.ORIENTATION] == 6
+    assert Image.open(io.BytesIO(pictures.jpeg(pictures.noise(160, 120), 6))).getexif()[ORIENTATION] == 6
+
+
+def test_a_second_scan_of_a_whole_picture_is_an_error(monkeypatch):
+    """They aren't counted where the first one has all there is: no decoder reads a second, it ends there."""
+    data = pictures.jpeg(pictures.noise(300, 70))
+    start = data.index(b"\xff\xda")
+    assert images.inspect(data[:-2] + data[start:]) == images.inspect(data)
+    assert not same_as_pillow(data[:-2] + data[start:-2] * 1000 + data[-2:], monkeypatch)
