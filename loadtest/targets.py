@@ -35,8 +35,9 @@ MEASURES = {
     "tail": Measure("p99 ÷ (256 ÷ rate)", "{:.2f}", False),
     "errors": Measure("refused or failed", "{:,.0f}", False),
     "pss": Measure("peak PSS", "{:,.0f} MB", False),
-    "loaded": Measure("PSS once all is loaded", "{:,.0f} MB", False),
     "further": Measure("PSS of a further worker", "{:,.0f} MB", False),
+    "loaded": Measure("PSS once all is loaded", "{:,.0f} MB", False),
+    "further loaded": Measure("PSS of a further worker once all is loaded", "{:,.0f} MB", False),
     "ready": Measure("start to ready", "{:.2f} s", False),
 }
 

@@ -30,7 +30,7 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
         _refuse_before_the_fork()
         logs.configure(settings.log_level)
         if (found := native()).libjpeg is None:
-            log.warning("not_compiled", reason=found.reason)
+            log.warning("pillow_decodes", reason=found.reason)
         catalog = Catalog.load(settings, plan)
     app = Flask("service", static_folder=None)
     app.url_map.merge_slashes = False  # "//classify" is no address; a redirect would lose the body

@@ -141,9 +141,6 @@ class Stranger(Seat):
         """It can't know."""
         return False
 
-    def give_way(self, ended: Callable[[], bool]) -> None:
-        """To whom?"""
-
 
 _board = Board(1)
 _seat: Seat = Board(1).seat(0)  # of a process without siblings, as in tests and on the command line

@@ -103,9 +103,7 @@ class Engine:
             StartError, EngineFault: as `prove`; all goes on without.
         """
         if threads > self._threads and self.provider == "cpu":
-            graph = self._packed.path if self._packed else None
-            with board.seat().one_at_a_time():
-                wide = _session(self.model, [CPU], threads, graph)
+            wide = _session(self.model, [CPU], threads, self._packed.path if self._packed else None)
             self._prove(*self._examples(), LONE_BATCH, wide, "cpu, on all processors")
             self._wide = wide
 
@@ -230,9 +228,7 @@ class Engine:
         self._packed = self._packed or packed.find(self.model, self._kept)
         if graph := self._packed.path:
             try:
-                # ONNX Runtime orders the weights once more, one after the other, to see whether they are those in the file.
-                with board.seat().one_at_a_time():
-                    return _session(self.model, [CPU], threads, graph)
+                return _session(self.model, [CPU], threads, graph)
             except StartError as error:
                 log.warning("packed_weights_damaged", reason=str(error))
                 self.forget_packed()
@@ -273,7 +269,9 @@ def _session(
     path = packed_graph or model.path
     try:
         # By its path: ONNX Runtime maps the file of external weights, so that all processes share one copy of them.
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        # One after the other in all processes: each orders the weights, packed ones once more to compare them.
+        with board.seat().one_at_a_time():
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # the runtime's exceptions have no common ancestor of their own
         raise StartError(f"{path}: ONNX Runtime refuses it: {_first_line(error)}") from error
     model.require_unchanged()  # what it opened in between is what was checked

@@ -40,7 +40,7 @@ MOST_SCANS = 100
 MOST_SCANNED_PIXELS = 2_000_000_000  # scans × pixels: some seconds of processor time
 # Between resize and crop: a picture of 1 × 60,000 would become one of 256 × 15 million, whatever its own memory was.
 MOST_RESIZED_PIXELS = 5_000_000
-MOST_PROGRESSIVE_PIXELS = 12_000_000
+MOST_PROGRESSIVE_PIXELS = 12_000_000  # larger ones are Pillow's alone: a damaged one would be decoded by compiled code too
 SCALES = (8, 4, 2, 1)  # by which JPEG can be made smaller while it is decoded
 DRAFT_TIMES = 2  # in target sizes, what JPEG's own scaling must leave; what it changes is measured (`python -m export hasten`)
 MOST_ELONGATED = 32  # longer side in shorter sides; up to here a picture is accepted, however large the input
@@ -239,13 +239,13 @@ def _in_one_go(
     """
     if header.format != "JPEG" or header.mode != "RGB" or header.orientation != 1:
         return None
-    if header.progressive and header.width * header.height > MOST_PROGRESSIVE_PIXELS:  # damaged, it would be decoded twice
+    if header.progressive and header.width * header.height > MOST_PROGRESSIVE_PIXELS:
         return None
     sides = header.width, header.height
     scale = next(each for each in SCALES if each == 1 or (least and min(sides) // least >= each))
     decoded = -(-header.width // scale), -(-header.height // scale)
     resize = _resize(sides, _filled(header, decoded, 1), preprocessing, width, height)
-    with _memory("decode"):
+    with _memory("decode this JPEG picture"):
         return jpeg.window(data, sides, scale, header.progressive, resize)
 
 
@@ -275,7 +275,7 @@ def fit(
         Caffe's reference for both sides at once (256 × 256 then 227).
     """
     resize = _resize(full or image.size, box or (0, 0, *image.size), preprocessing, width, height)
-    with _memory("resize"):
+    with _memory("resize this picture"):
         native = resample.window(image, resize)
         if native is not None:
             return native
@@ -312,7 +312,7 @@ def _memory(what: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise Overloaded(f"there is no memory left to {what} this picture; try again in 1 s", retry_after_s=1) from error
+        raise Overloaded(f"there is no memory left to {what}; try again in 1 s", retry_after_s=1) from error
 
 
 def _filled(header: Header, stored: tuple[int, int], orientation: int) -> Box:
@@ -346,10 +346,9 @@ def _opened(data: bytes, kind: str) -> Image.Image:
 def _decoding(kind: str) -> Iterator[None]:
     """Whatever Pillow raises over hostile bytes, from OSError to ZeroDivisionError, is the picture's fault."""
     try:
-        yield
-    except MemoryError as error:
-        raise Overloaded(f"there is no memory left to decode this {kind} picture; try again in 1 s", retry_after_s=1) from error
-    except (UndecodablePicture, UnsupportedFormat):
+        with _memory(f"decode this {kind} picture"):
+            yield
+    except (Overloaded, UndecodablePicture, UnsupportedFormat):
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -55,7 +55,7 @@ struct errors {
     char rest[512];
 };
 
-struct functions {     /* in the order of jpeg.py */
+struct functions {     /* in the order of library.py */
     void *(*std_error)(struct errors *);
     void (*create)(struct decompress *, int, size_t);
     void (*memory_source)(struct decompress *, const unsigned char *, unsigned long);
@@ -152,8 +152,9 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
     return lib->finish(jpeg) ? OK : ASK_PILLOW;
 }
 
-/* width, height: as its header says; scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. whole: decode
-   all of it; libjpeg smooths what scans are missing of a progressive file, over more than a margin. The rest as in resize_begin, for the picture so decoded. resize_ns: nanoseconds of it that were the resize. */
+/* width, height: as its header says. scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. whole: decode
+   all of it; of a progressive file libjpeg smooths what scans are missing, over more than a margin. The rest as in resize_begin, for
+   the picture so decoded. resize_ns: nanoseconds of it that were the resize. */
 int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale, int whole,
                   const float *box, int full_width, int full_height, const int *window, int filter, uint8_t *out,
                   int64_t *resize_ns) {

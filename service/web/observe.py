@@ -70,15 +70,15 @@ def _sending(application: Application) -> Application:
     def sending(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             response = getattr(start_response, "__self__", None)
-            if isinstance(response, GunicornResponse):
-                if ("Connection", "close") in headers:
-                    response.force_close()
-                written = start_response(status, headers, *more)
-                if response.response_length and environ["REQUEST_METHOD"] != "HEAD" and not status.startswith(BODILESS) \
-                        and not isinstance(response.sock, OnePiece):
-                    response.sock = OnePiece(response.sock)
+            written = start_response(status, headers, *more)
+            if not isinstance(response, GunicornResponse):
                 return written
-            return start_response(status, headers, *more)
+            if ("Connection", "close") in headers:
+                response.force_close()
+            bodiless = environ["REQUEST_METHOD"] == "HEAD" or status.startswith(BODILESS) or not response.response_length
+            if not bodiless and not isinstance(response.sock, OnePiece):
+                response.sock = OnePiece(response.sock)
+            return written
 
         return application(environ, start)
 
