@@ -71,7 +71,7 @@ $(BIN)/.service: requirements/service.txt | $(BIN)/python $(NATIVE)
 	@touch $@
 
 # Not made where there is no C compiler; Pillow then does its work.
-$(NATIVE): service/native/resample.c service/native/resample.h service/native/jpeg.c service/native/build
+$(NATIVE): $(wildcard service/native/*.[ch]) service/native/build
 	@service/native/build
 
 $(BIN)/.load: requirements/load.txt $(BIN)/.service

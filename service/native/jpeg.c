@@ -5,6 +5,7 @@
 
    Source: libjpeg-turbo, libjpeg.txt and its "partial image decompression"; jpeglib.h of ABI version 62. */
 
+#include "huffman.h"
 #include "resample.h"
 
 #include <setjmp.h>
@@ -14,38 +15,12 @@
 
 /* Those in #ifndef are changed by tests, which expect it to be noticed. */
 #ifndef VERSION
-#define VERSION 3      /* of what the functions for Python take and give */
-#endif
-#ifndef ABI
-#define ABI 62
+#define VERSION 4      /* of what the functions for Python take and give */
 #endif
 #ifndef MARGIN
 #define MARGIN 4       /* pixels at the edge of what is decoded may differ: their neighbours' colour is missing */
 #endif
 #define GROUP 16       /* rows that are decoded before they are resized */
-#define RGB 2          /* of J_COLOR_SPACE */
-#define YCBCR 3
-#define RGBX 7
-
-/* What jpeglib.h calls jpeg_decompress_struct, as far as it is used here, with ABI 62 and pointers of 64 bits; its size is checked
-   by jpeg_CreateDecompress. */
-struct decompress {
-    void *err, *mem, *progress, *client_data;
-    int is_decompressor, global_state;
-    void *src;
-    unsigned image_width, image_height;
-    int num_components, jpeg_color_space, out_color_space;
-    unsigned scale_num, scale_denom;
-    double output_gamma;
-    int buffered_image, raw_data_out, dct_method, do_fancy_upsampling, do_block_smoothing;
-    int quantize_colors, dither_mode, two_pass_quantize, desired_number_of_colors;
-    int enable_1pass_quant, enable_external_quant, enable_2pass_quant;
-    unsigned output_width, output_height;
-    int out_color_components, output_components, rec_outbuf_height, actual_number_of_colors;
-    void *colormap;
-    unsigned output_scanline;
-    char rest[632 - 172];
-};
 
 /* The head of jpeg_error_mgr, with room for the rest. */
 struct errors {
@@ -73,10 +48,9 @@ struct work {
     struct errors errors;
     jmp_buf failed;
     struct resize resize;
+    struct huffman huffman;
     uint8_t *rows;     /* (GROUP, line) */
 };
-
-_Static_assert(sizeof(void *) != 8 || sizeof(struct decompress) == 632, "jpeg_decompress_struct of ABI 62 has 632 bytes");
 
 int quadrant_version(void) { return VERSION; }
 
@@ -87,6 +61,10 @@ static void warn(struct decompress *jpeg, int level) {
 }
 
 static void hush(struct decompress *jpeg) { (void)jpeg; }
+
+static int decode_mcu_here(struct decompress *jpeg, block **blocks) {
+    return huffman_decode(jpeg, &((struct work *)jpeg)->huffman, blocks);
+}
 
 static int64_t now(void) {
     struct timespec time;
@@ -116,6 +94,7 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
     jpeg->out_color_space = RGBX;
     jpeg->scale_num = 1, jpeg->scale_denom = scale;
     lib->start(jpeg);
+    huffman_begin(jpeg, &work->huffman, decode_mcu_here);
     const int decoded_width = (width + scale - 1) / scale, decoded_height = (height + scale - 1) / scale;
     if (jpeg->output_width != (unsigned)decoded_width || jpeg->output_height != (unsigned)decoded_height ||
         jpeg->output_components != CHANNELS)
@@ -154,18 +133,20 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
 
 /* width, height: as its header says. scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. whole: decode
    all of it; of a progressive file libjpeg smooths what scans are missing, over more than a margin. The rest as in resize_begin, for
-   the picture so decoded. resize_ns: nanoseconds of it that were the resize. */
+   the picture so decoded. figures: nanoseconds of it that were the resize, MCUs whose
+   Huffman codes were decoded here. */
 int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale, int whole,
                   const float *box, int full_width, int full_height, const int *window, int filter, uint8_t *out,
-                  int64_t *resize_ns) {
+                  int64_t *figures) {
     if (width < 1 || height < 1 || (scale != 1 && scale != 2 && scale != 4 && scale != 8)) return NO_SENSE;
     struct work *work = calloc(1, sizeof *work);
     if (!work) return NO_MEMORY;
-    *resize_ns = 0;
+    memset(figures, 0, 2 * sizeof *figures);
     int result = resize_begin(&work->resize, (width + scale - 1) / scale, (height + scale - 1) / scale, box, full_width,
                               full_height, window, filter, out);
     if (result == OK) {
-        result = decode(lib, work, data, bytes, width, height, scale, whole, resize_ns);
+        result = decode(lib, work, data, bytes, width, height, scale, whole, figures);
+        figures[1] = work->huffman.mcus;
         lib->destroy(&work->jpeg);
         resize_end(&work->resize);
     }

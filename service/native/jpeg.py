@@ -1,4 +1,4 @@
-"""From a JPEG's bytes to the window of the resized picture, without making the rest of it: `jpeg.c`.
+"""From a JPEG's bytes to the window of the resized picture, without making the rest of it: `jpeg.c`, `huffman.c`.
 
 Pillow's own libjpeg decodes, so that the bits are those of `Image.open`, `draft`, `resize` and `crop`.
 """
@@ -15,10 +15,17 @@ from service.native.library import NO_MEMORY, OK, Resize, Sides, native
 
 
 class Decoded(NamedTuple):
-    """(height, width, 3) uint8, RGB, C-contiguous; and how much of the time was the resize."""
+    """What was made.
+
+    Attributes:
+        pixels: (height, width, 3) uint8, RGB, C-contiguous.
+        resize_ms: how much of the time was the resize.
+        mcus: groups of blocks whose Huffman codes were decoded by code of ours, not by libjpeg's.
+    """
 
     pixels: NDArray[np.uint8]
     resize_ms: float
+    mcus: int
 
 
 def window(data: bytes, sides: Sides, scale: int, progressive: bool, resize: Resize) -> Decoded | None:
@@ -49,9 +56,9 @@ def of(
     """As `window`, by these libraries."""
     if not resize.known:
         return None
-    out, resize_ns = resize.room(), ctypes.c_int64()
+    out, figures = resize.room(), (ctypes.c_int64 * 2)()
     found = code.quadrant_jpeg(
-        libjpeg, data, len(data), *sides, scale, progressive, *resize.arguments(), out.ctypes.data, resize_ns)
+        libjpeg, data, len(data), *sides, scale, progressive, *resize.arguments(), out.ctypes.data, figures)
     if found == NO_MEMORY:
         raise MemoryError
-    return Decoded(out, resize_ns.value / 1e6) if found == OK else None
+    return Decoded(out, figures[0] / 1e6, figures[1]) if found == OK else None

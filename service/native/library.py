@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FILE = Path(__file__).with_name("libnative.so")
-VERSION = 3  # of the functions in C
+VERSION = 4  # of the functions in C
 PROCESSORS = ("x86_64", "AMD64")  # elsewhere compilers contract sums, and Pillow's weights may be others in the last bit
 MAPS = Path("/proc/self/maps")
 OK, NO_MEMORY = 0, 1
@@ -90,7 +90,8 @@ def native() -> Native:
         return Native(code, None, f"resized {by}; decoded by Pillow: its libjpeg can't be asked: {error}")
     if (file := _decodes_otherwise(code, libjpeg)) is not None:
         return Native(code, None, f"resized {by}; decoded by Pillow: compiled code makes other pixels of {file}")
-    return Native(code, libjpeg, f"JPEG decoded and all resized {by}")
+    codes = "" if _reads_codes(code, libjpeg) else "; Huffman codes are read by libjpeg, of whose inside this one is not known"
+    return Native(code, libjpeg, f"JPEG decoded and all resized {by}{codes}")
 
 
 def _resizes_otherwise(code: ctypes.CDLL) -> Image.Resampling | None:
@@ -106,13 +107,21 @@ def _decodes_otherwise(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]
     from service.native import jpeg
 
     for options in PROOF_FILES:
-        _scene().save(file := io.BytesIO(), "JPEG", **options)
-        decoded = Image.open(file)
+        data = _proof_file(options)
+        decoded = Image.open(io.BytesIO(data))
         for resize in _proofs()[:3]:
-            found = jpeg.of(code, libjpeg, file.getvalue(), PROOF, 1, "progressive" in options, resize)
+            found = jpeg.of(code, libjpeg, data, PROOF, 1, "progressive" in options, resize)
             if found is None or not _same(found.pixels, decoded, resize):
                 return options
     return None
+
+
+def _reads_codes(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]) -> bool:
+    """It was used in that proof, so that it is proven too: huffman.c."""
+    from service.native import jpeg
+
+    found = jpeg.of(code, libjpeg, _proof_file(PROOF_FILES[0]), PROOF, 1, False, _proofs()[0])
+    return found is not None and found.mcus > 0
 
 
 def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
@@ -125,7 +134,7 @@ def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
     code.quadrant_version.argtypes = code.quadrant_vectors.argtypes = []
     code.quadrant_resample.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, *resize]
     code.quadrant_jpeg.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
-                                   ctypes.c_int, *resize, ctypes.POINTER(ctypes.c_int64)]
+                                   ctypes.c_int, *resize, ctypes.c_int64 * 2]
     return code
 
 
@@ -150,6 +159,12 @@ def _scene() -> Image.Image:
     slopes = np.add.outer(np.linspace(0, 150, height), np.linspace(0, 60, width))[:, :, None] * (1.0, 0.8, 0.5)
     noise = (np.arange(slopes.size, dtype=np.uint32) * 2654435761 >> 26).reshape(slopes.shape)  # Knuth's multiplicative hash
     return Image.fromarray((slopes + noise).astype(np.uint8))
+
+
+def _proof_file(options: dict[str, int]) -> bytes:
+    """The scene as a JPEG."""
+    _scene().save(file := io.BytesIO(), "JPEG", **options)
+    return file.getvalue()
 
 
 def _proofs() -> list[Resize]:

@@ -188,7 +188,7 @@ def test_no_jpeg_is_left_to_pillow():
 @pytest.mark.parametrize(("sides", "scale"), [((160, 120), 3), ((160, 120), 0), ((0, 120), 1), ((160, 120), 2)])
 def test_numbers_without_sense_are_refused_in_c_too(sides, scale):
     """It writes into memory: nothing is taken on trust; the last box is larger than the picture so decoded."""
-    data, out, took = pictures.jpeg(pictures.noise(160, 120)), np.full((60, 80, 3), 7, np.uint8), ctypes.c_int64()
+    data, out, took = pictures.jpeg(pictures.noise(160, 120)), np.full((60, 80, 3), 7, np.uint8), (ctypes.c_int64 * 2)()
     found = native().code.quadrant_jpeg(
         native().libjpeg, data, len(data), *sides, scale, False, *WHOLE.arguments(), out.ctypes.data, took)
     assert found == 2

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from service import images
-from service.native import library
+from service.native import jpeg, library
+from service.native.library import Resize
 from tests.service import pictures
 from tests.service.native.test_jpeg import preprocessing
 
@@ -34,7 +36,7 @@ def other_library(monkeypatch):
 def compiled(folder: Path, *flags: str) -> Path:
     """The C code, compiled another way."""
     file = folder / "libnative.so"
-    sources = [str(FOLDER / name) for name in ("resample.c", "jpeg.c")]
+    sources = [str(FOLDER / name) for name in ("resample.c", "huffman.c", "jpeg.c")]
     subprocess.run(["cc", *FLAGS, *flags, "-o", str(file), *sources, "-lm"], check=True)
     return file
 
@@ -49,8 +51,8 @@ def run_cases(file: Path, seed: int, count: int, **environment: str) -> str:
     """All equal; what it printed."""
     done = cases(file, seed, count, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    resized, decoded, _ = done.stdout.split(maxsplit=2)
-    assert min(int(resized), int(decoded)) > count / 4
+    resized, decoded, read, _ = done.stdout.split(maxsplit=3)
+    assert min(int(resized), int(decoded), int(read)) > count / 4
     return done.stdout
 
 
@@ -88,8 +90,19 @@ def test_the_comparison_would_notice_a_column(tmp_path):
     assert "AssertionError" in done.stderr
 
 
+def test_a_libjpeg_with_another_inside_reads_the_codes_itself(tmp_path, other_library):
+    """Its private part is looked at before it is used: here it is expected elsewhere."""
+    other_library(compiled(tmp_path, "-O1", "-DUNUSED=3"))
+    found = library.native()
+    assert found.libjpeg is not None
+    assert "Huffman codes are read by libjpeg" in found.reason
+    data = pictures.jpeg(pictures.noise(300, 200), quality=90)
+    resize = Resize((30, 20), Image.Resampling.BILINEAR, (0, 0, 300, 200), (0, 0, 30, 20))
+    assert jpeg.window(data, (300, 200), 1, False, resize).mcus == 0
+
+
 @pytest.mark.parametrize(("flags", "reason"), [
-    (None, "was not compiled"), ("text", "can't be used"), (["-DVERSION=99"], "has version 99 instead of 3"),
+    (None, "was not compiled"), ("text", "can't be used"), (["-DVERSION=99"], "has version 99 instead of 4"),
     (["-DPRECISION=12"], "resizes to other pixels than Pillow"),
     (["-DABI=80"], "decoded by Pillow")], ids=str)
 def test_without_a_library_that_is_right_pillow_does_it(tmp_path, other_library, flags, reason):
