@@ -18,16 +18,17 @@
 #define MOST_AC 10
 #define BYTES 512      /* that a block can't be longer than: 64 codes with values, each byte stuffed; and what is read ahead */
 #define END 128        /* more than any place of a coefficient: the rest of the block is zero */
-#define NO_CODE 256    /* none that is known here */
+#define REFUSED 255    /* likewise, of what is left to libjpeg */
 
 static const uint8_t natural_order[64] = {
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
 
-/* Bits of code and value together, bits of the code, bits of the value, and how far it leads; 0: it is left to libjpeg. */
+/* Bits of code and value together, bits of the code, bits of the value, and how far it leads. */
 static uint32_t entry_of(int length, int symbol, int most) {
     const int size = symbol & 15, zeros = symbol >> 4, far = most == MOST_DC ? 0 : size || zeros == 15 ? zeros + 1 : END;
-    return size > most ? 0 : (uint32_t)(length + size) | (uint32_t)length << 8 | (uint32_t)size << 16 | (uint32_t)far << 24;
+    if (size > most) return (uint32_t)REFUSED << 24;
+    return (uint32_t)(length + size) | (uint32_t)length << 8 | (uint32_t)size << 16 | (uint32_t)far << 24;
 }
 
 /* libjpeg has checked that the codes are some. */
@@ -48,14 +49,14 @@ static void fill(struct lookup *table, const struct code *code, int most) {
     }
 }
 
-/* What is longer than LOOK; 0 if it is none. */
-static uint32_t longer(const struct lookup *table, uint64_t bits) {
+/* What is longer than LOOK. */
+static __attribute__((noinline, cold)) uint32_t longer(const struct lookup *table, uint64_t bits) {
     for (int length = LOOK + 1; length <= 16; length++) {
         const int code = bits >> (64 - length);
         if (code <= table->greatest[length])
             return entry_of(length, table->code->symbol[(code + table->from[length]) & 255], table->most);
     }
-    return 0;
+    return (uint32_t)REFUSED << 24;
 }
 
 /* Its inside is what it is taken for: pointers and flags agree with what is public. */
@@ -128,7 +129,7 @@ static inline __attribute__((always_inline)) int refill(struct reader *reader) {
     return reader->count >= LEAST;
 }
 
-/* The next code; 0 if it is none that is known here. */
+/* The next code's entry. */
 static inline __attribute__((always_inline)) uint32_t look(const struct lookup *table, const struct reader *reader) {
     const uint32_t entry = table->of[reader->bits >> (64 - LOOK)];
     return __builtin_expect(entry != 0, 1) ? entry : longer(table, reader->bits);
@@ -146,7 +147,6 @@ static inline __attribute__((always_inline)) int take(struct reader *reader, uin
 /* From coefficient k to the next one that isn't zero, or the last one of 16 zeros, or behind the end: END or more. */
 static inline __attribute__((always_inline)) int coefficient(const struct lookup *table, struct reader *reader, int k, int16_t *out) {
     const uint32_t entry = look(table, reader);
-    if (!entry) return NO_CODE;
     const int made = take(reader, entry);
     k += entry >> 24;
     if (k < 64) out[natural_order[k]] = made;
@@ -165,8 +165,8 @@ static inline __attribute__((always_inline)) int mcu(struct decompress *jpeg, st
     for (int i = 0; i < jpeg->blocks_in_mcu; i++) {
         int16_t *out = blocks ? *blocks[i] : nowhere;
         if (!refill(&reader)) return 0;
-        uint32_t entry = look(huffman->dc[i], &reader);
-        if (!entry) return 0;
+        const uint32_t entry = look(huffman->dc[i], &reader);
+        if (entry >> 24) return 0;
         const int which = jpeg->membership[i];
         out[0] = last_dc[which] = (unsigned)last_dc[which] + take(&reader, entry);
         const struct lookup *table = huffman->ac[i];
@@ -175,7 +175,7 @@ static inline __attribute__((always_inline)) int mcu(struct decompress *jpeg, st
             if (!refill(&reader)) return 0;
             if ((k = coefficient(table, &reader, k, out)) < 63) k = coefficient(table, &reader, k, out);
         }
-        if (k != 63 && (k < END || k >= NO_CODE)) return 0;
+        if (k != 63 && (k < END || k >= REFUSED)) return 0;
     }
     source->left -= reader.next - source->next, source->next = reader.next;
     inside->buffer = reader.count ? reader.bits >> (64 - reader.count) : 0, inside->bits = reader.count;

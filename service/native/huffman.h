@@ -5,7 +5,7 @@
 #define LOOK 10        /* bits of a code that are looked up at once */
 
 struct lookup {
-    uint32_t of[1 << LOOK];        /* what the next bits mean; 0: the code is longer, or none */
+    uint32_t of[1 << LOOK];        /* what the next bits mean; 0: the code is longer */
     int32_t greatest[17], from[17];  /* of the codes of each length: the greatest, and what makes a place in `code` of one */
     const struct code *code;
     int most;          /* bits of a value */

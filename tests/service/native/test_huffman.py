@@ -98,6 +98,38 @@ def test_codes_of_a_kind_that_no_encoder_writes(table, monkeypatch):
     assert answers > 0
 
 
+def written_by_hand(sizes: list[int]) -> bytes:
+    """A JPEG of 16 blocks a colour, each with values of so many bits after codes of two to four bits; there are longer codes too."""
+    codes = {0: "00", **{size: f"{2 + place:03b}" for place, size in enumerate(sizes[:4])}}
+    rest = [0x11 + place for place in range(8)]  # of 11 bits; nobody writes them, but their kind is looked for
+    counts = [0, 1, len(codes) - 1, *[0] * 7, len(rest), *[0] * 5]
+    random.seed(3)
+    bits = ""
+    for _ in range(3 * 16):
+        bits += "0"  # DC: no difference
+        bits += "".join(codes[size] + f"{random.randrange(2**size):0{size}b}" for size in sizes) + codes[0]
+    bits += "1" * (-len(bits) % 8)
+    coded = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+
+    def segment(kind: int, content: bytes) -> bytes:
+        return bytes([0xFF, kind]) + (len(content) + 2).to_bytes(2, "big") + content
+
+    return b"".join([
+        b"\xff\xd8", segment(0xDB, b"\0" + b"\1" * 64), segment(0xC0, b"\x08\0\x20\0\x20\3" + b"\1\x11\0\2\x11\0\3\x11\0"),
+        segment(0xC4, b"\0" + bytes([1, *[0] * 15]) + b"\0"), segment(0xC4, b"\x10" + bytes([*counts]) + bytes([*codes, *rest])),
+        segment(0xDA, b"\3\1\0\2\0\3\0\0\x3f\0"), coded, b"\xff\xd9", BEHIND])
+
+
+@pytest.mark.parametrize(("sizes", "here"), [([1, 4, 7, 10], 15), ([1, 4, 7, 11], 0), ([2, 12, 3, 15], 0), ([1, 14, 5, 9], 0)])
+def test_values_that_are_longer_than_any_are_read_by_libjpeg(sizes, here):
+    """In short codes, of which longer ones must not be made. (The last MCU is at the end of the data.)"""
+    data = written_by_hand(sizes)
+    found = jpeg.window(data, (32, 32), 1, False, Resize((32, 32), SMALL.how, (0, 0, 32, 32), (0, 0, 32, 32)))
+    assert found is not None
+    assert found.mcus == here
+    assert np.array_equal(found.pixels, np.asarray(Image.open(io.BytesIO(data))))
+
+
 def test_the_path_uses_it(monkeypatch):
     """Not only the tests."""
     seen, usual = [], jpeg.window
