@@ -122,11 +122,11 @@ def written_by_hand(sizes: list[int]) -> bytes:
 
 @pytest.mark.parametrize(("sizes", "here"), [([1, 4, 7, 10], 15), ([1, 4, 7, 11], 0), ([2, 12, 3, 15], 0), ([1, 14, 5, 9], 0)])
 def test_values_that_are_longer_than_any_are_read_by_libjpeg(sizes, here):
-    """In short codes, of which longer ones must not be made. (The last MCU is at the end of the data.)"""
+    """In short codes, of which longer ones must not be made."""
     data = written_by_hand(sizes)
     found = jpeg.window(data, (32, 32), 1, False, Resize((32, 32), SMALL.how, (0, 0, 32, 32), (0, 0, 32, 32)))
     assert found is not None
-    assert found.mcus == here
+    assert found.mcus == here  # not the very last: the picture ends there
     assert np.array_equal(found.pixels, np.asarray(Image.open(io.BytesIO(data))))
 
 
