@@ -1,4 +1,4 @@
-"""What the worker processes of one service know of each other: pictures in the house and open connections.
+"""What the worker processes of one service know of each other: pictures in the house, connections, which processors are whose.
 
 Numbers in memory that is shared over the fork. Each process writes its own row alone and only reads the others', so that they
 need no lock; a reader may see a number that is a moment old. Beside them a lock, for what should not be done by several at once.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 FREE, STARTING, SERVING = range(3)
-STATE, HOUSE, CONNECTIONS = range(3)
+STATE, HOUSE, CONNECTIONS, HOME = range(4)
 SPARE = 4  # rows a planned process: a reload starts all new ones before the old ones go
 NONE_TAKEN = sys.maxsize  # connections of a process that takes none any more
 GIVE_WAY_S, LOOK_S = 5.0, 0.002
@@ -25,12 +25,20 @@ GIVE_WAY_S, LOOK_S = 5.0, 0.002
 class Board:
     """A row a process; made before the first fork."""
 
-    def __init__(self, rows: int, crowded: bool = False) -> None:
-        """Room for so many processes at once; crowded: processors are too few for all to load at once."""
+    def __init__(self, rows: int, crowded: bool = False, homes: int = 0) -> None:
+        """Make it.
+
+        Args:
+            rows: so many processes at once.
+            crowded: processors are too few for all to load at once.
+            homes: groups of processors that are shared out, one for each planned process; 0: none are.
+        """
         self.crowded = crowded
         self._thread = threading.Lock()
         self._file: int | None = None
-        self._rows = memoryview(mmap.mmap(-1, rows * 3 * 8)).cast("q", (rows, 3))
+        self._rows = memoryview(mmap.mmap(-1, rows * 4 * 8)).cast("q", (rows, 4))
+        self._homes = memoryview(mmap.mmap(-1, max(1, homes) * 8)).cast("q")  # processes in each
+        self._has_homes = homes > 0
 
     def take(self) -> int:
         """In the master, before a fork: a row for the new process.
@@ -41,6 +49,8 @@ class Board:
         for row in range(len(self._rows)):
             if self._rows[row, STATE] == FREE:
                 self._rows[row, STATE] = STARTING
+                home = self._rows[row, HOME] = min(range(len(self._homes)), key=self._homes.__getitem__)
+                self._homes[home] += 1
                 return row
         return -1
 
@@ -49,6 +59,15 @@ class Board:
         if row >= 0:
             self._rows[row, HOUSE] = self._rows[row, CONNECTIONS] = 0
             self._rows[row, STATE] = FREE
+            self._homes[self._rows[row, HOME]] -= 1
+
+    def home(self, row: int) -> int:
+        """Number of the home of this row's process; -1 where there are none."""
+        return int(self._rows[row, HOME]) if self._has_homes else -1
+
+    def in_home(self, home: int) -> int:
+        """Processes that have it, those that start or end among them."""
+        return int(self._homes[home])
 
     def seat(self, row: int) -> Seat:
         """For the process that has this row, after the fork."""
@@ -92,6 +111,7 @@ class Seat:
 
     def __init__(self, board: Board, row: int) -> None:
         self._board, self._row = board, row
+        self.home = board.home(row)
 
     def serve(self) -> None:
         """From now on it takes connections; until then others count on nothing from it."""
@@ -125,6 +145,11 @@ class Seat:
         return not any(self._board.others(self._row, HOUSE))
 
     @property
+    def housed(self) -> bool:
+        """It has a home, and no other process has the same, as while a reload starts new ones."""
+        return self.home >= 0 and self._board.in_home(self.home) == 1
+
+    @property
     def fewest_connections(self) -> int:
         """Of another process that serves; very many where there is none."""
         return min(self._board.others(self._row, CONNECTIONS), default=sys.maxsize)
@@ -146,10 +171,16 @@ _board = Board(1)
 _seat: Seat = Board(1).seat(0)  # of a process without siblings, as in tests and on the command line
 
 
-def open_for(processes: int, cpus: int) -> None:
-    """In the master, before it forks."""
+def open_for(processes: int, cpus: int, homes: bool = False) -> None:
+    """In the master, before it forks.
+
+    Args:
+        processes: that are planned.
+        cpus: of all together.
+        homes: each has processors of its own.
+    """
     global _board
-    _board = Board(SPARE * processes, crowded=cpus < 2 * processes)
+    _board = Board(SPARE * processes, crowded=cpus < 2 * processes, homes=processes if homes else 0)
     _board.lock()
 
 

@@ -101,7 +101,9 @@ class Loader:
         return engine
 
     def _open(self, model: ModelFile, kept: Path | None) -> Engine:
-        return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
+        turns = self.admission.turns
+        with turns.processors.for_threads(turns.seat.housed):  # ONNX Runtime's own, one for each further processor
+            return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
 
     def widen(self, name: str, engine: Engine) -> threading.Thread | None:
         """Give an engine that answers already its session on all processors, in a thread of its own: nobody waits for that."""

@@ -44,6 +44,7 @@ class Plan:
         decode_memory: bytes that pictures being decoded may take together, a process.
         alone_threads: of an engine run while the other processes are idle.
         gpu: the engine's work is done by one.
+        own_cpus: of each process, that it keeps to while the others are busy; 0: it runs where the system puts it.
         reasons: a sentence for each number.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     reasons: dict[str, str]
     alone_threads: int = 0
     gpu: bool = False
+    own_cpus: int = 0
 
 
 def plan(settings: Settings, cpus: int | None = None, memory: int | None = None) -> Plan:
@@ -86,6 +88,7 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
     alone_threads = engine_threads if gpu or workers == 1 else max(engine_threads, min(cpus, MOST_ALONE_THREADS))
     reasons["alone_threads"] = ("as engine threads" if alone_threads == engine_threads else
                                 f"for up to {LONE_BATCH} pictures while the other processes have none")
+    own_cpus, reasons["own_cpus"] = _own(settings, cpus, workers, engine_threads, gpu)
     batch_cap = decide("batch_cap", BATCH_CAP["cuda" if gpu else "cpu"], f"for a GPU{found}" if gpu else f"for CPUs{found}")
     fewest = max(LEAST_REQUEST_THREADS, 2 * batch_cap) if gpu else LEAST_REQUEST_THREADS
     request_threads = decide("request_threads", min(MOST_REQUEST_THREADS, max(fewest, 8 * share)),
@@ -96,7 +99,24 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
                            f"{_gib(MOST_DECODE_MEMORY)}")
     reasons["queue_capacity"] = f"set by {names.variable('queue_capacity')}, or its default"
     return Plan(workers, request_threads, engine_threads, batch_cap, settings.queue_capacity, decode_memory, reasons,
-                alone_threads, gpu)
+                alone_threads, gpu, own_cpus)
+
+
+def _own(settings: Settings, cpus: int, workers: int, engine_threads: int, gpu: bool) -> tuple[int, str]:
+    """CPUs that each process keeps to, and the reason."""
+    mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else 0
+    reason = ""
+    if settings.cpu_affinity == "off":
+        reason = f"set by {names.variable('cpu_affinity')}"
+    elif workers == 1:
+        reason = "there is one process"
+    elif gpu:
+        reason = "the GPU is what is busy"
+    elif mask != cpus:
+        reason = f"a quota of {_count(cpus, 'CPU')}, whichever they are" if mask else "this system binds no threads"
+    elif engine_threads * workers != cpus:
+        reason = f"{_count(cpus, 'CPU')} are not {workers} × {_count(engine_threads, 'engine thread')}"
+    return (0, reason) if reason else (engine_threads, "while the other processes are busy; while they are idle, any")
 
 
 def lacking_for_cuda() -> str:

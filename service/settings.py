@@ -94,6 +94,9 @@ class Settings:
     request_threads: int | None = planned("threads that read requests and decode pictures, a process", maximum=1024)
     engine_threads: int | None = planned("threads of one engine run, a process", maximum=1024)
     batch_cap: int | None = planned("most pictures in one engine run", maximum=1024)
+    cpu_affinity: str = setting(
+        "auto", "whether each process keeps to CPUs of its own while the others are busy; `off`: the system decides",
+        choices=("auto", "off"))
     queue_capacity: int = setting(256, "pictures waiting, all requests of a process together", minimum=1, maximum=65536)
     deadline_ms: float = setting(10_000.0, "longest time from the last body byte to the answer", minimum=1)
     max_body_bytes: int = setting(20 * 2**20, "longest request body", minimum=1, in_bytes=True)

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from service.affinity import Processors
 from service.board import Seat
 from service.planning import LONE_BATCH, Plan, usable_cpus
 from service.problems import DeadlineExceeded, TooManyPixels
@@ -34,6 +35,8 @@ class Turns:
         memory: bytes that pictures being decoded may take together.
         share: processors of this process while all are busy.
         cpus: that it may use while the other processes are idle.
+        processors: which ones.
+        seat: tells what the other processes do.
     """
 
     def __init__(self, plan: Plan, seat: Seat, cpus: int | None = None) -> None:
@@ -46,8 +49,9 @@ class Turns:
         """
         self.memory, self.cpus = plan.decode_memory, cpus or usable_cpus()
         self.share = -(-self.cpus // plan.workers)
+        self.processors = Processors(plan.own_cpus, seat.home)
         self._engine = 0 if plan.gpu else min(plan.engine_threads, self.cpus)  # processors of one run
-        self._seat = seat
+        self.seat = seat
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)
         self._free = plan.decode_memory
@@ -87,6 +91,7 @@ class Turns:
                 f"picture takes about {_mib(wanted)} to decode; this server has {_mib(self.memory)} for that",
                 decode_bytes=wanted, decode_memory=self.memory)
         turn = self._take(wanted, deadline)
+        self.processors.use(not turn.alone and self.seat.housed)
         try:
             yield
         finally:
@@ -114,12 +119,14 @@ class Turns:
             return
         with self._lock:
             self._wait(lambda: self._coming <= 0 or pictures() >= cap, pictures)
-            alone = self._seat.alone and pictures() <= LONE_BATCH
+            idle = self.seat.alone  # the other processes
+            alone = idle and pictures() <= LONE_BATCH
             used = self.cpus if alone else self._engine
             self._reserved += used  # from here on no picture is begun
             self._wait(lambda: self._decoding + self._engines + used <= max(self._width(), used), lambda: self._decoding)
             self._reserved -= used
             self._engines += used
+        self.processors.use(not idle and self.seat.housed)
         try:
             yield alone
         finally:
@@ -166,11 +173,12 @@ class Turns:
         raise DeadlineExceeded(f"no answer in time: a processor and {_mib(wanted)} to decode this picture did not become free")
 
     def _width(self) -> int:
-        return self.cpus if self._seat.alone else self.share
+        return self.cpus if self.seat.alone else self.share
 
     def _hand_on(self) -> None:
         """Let those in whose turn it is; each is woken alone. Under the lock."""
-        width = self._width()
+        alone = self.seat.alone
+        width = self.cpus if alone else self.share
         while True:
             first = []
             if self._asking and self._decoding + self._engines + self._reserved < width:
@@ -183,6 +191,7 @@ class Turns:
             if asking[0].wanted > self._free:
                 break  # for memory nobody is overtaken: a large picture would wait for ever
             turn = asking.popleft()
+            turn.alone = alone
             self._free -= turn.wanted
             if turn.large:
                 self._large += 1
@@ -198,6 +207,7 @@ class _Turn:
 
     def __init__(self, wanted: int, number: int) -> None:
         self.wanted, self.number, self.large = wanted, number, wanted > LARGE
+        self.alone = False  # the other processes were idle when it was granted
         self.granted = threading.Lock()
         self.granted.acquire()
 

@@ -155,3 +155,31 @@ def test_one_at_a_time_holds_between_processes_and_threads():
             shared._thread.acquire()
     os.close(inside)
     os.close(told)
+
+
+def test_homes_are_shared_out_over_reloads_and_deaths():
+    """A process that follows another gets the home that is empty, whatever its row; two in one home can't keep to it."""
+    shared = Board(8, homes=2)
+    rows = [shared.take(), shared.take()]
+    seats = [shared.seat(row) for row in rows]
+    assert [seat.home for seat in seats] == [0, 1]
+    assert all(seat.housed for seat in seats)
+    new = [shared.take(), shared.take()]  # a reload: all new ones first
+    assert sorted(shared.seat(row).home for row in new) == [0, 1]
+    assert not any(shared.seat(row).housed for row in rows + new)
+    for row in rows:
+        shared.leave(row)
+    assert all(shared.seat(row).housed for row in new)
+    gone = shared.seat(new[1]).home
+    shared.leave(new[1])
+    assert shared.seat(shared.take()).home == gone
+    third = shared.seat(shared.take())  # TTIN
+    assert not third.housed
+
+
+def test_without_homes_nobody_has_one():
+    """One process, or processors that can't be shared out."""
+    shared = Board(2)
+    assert [shared.seat(shared.take()).home for _ in range(2)] == [-1, -1]
+    assert not shared.seat(0).housed
+    assert not board.Stranger().housed

@@ -187,3 +187,25 @@ def test_a_plan_needs_no_onnxruntime():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(("settings", "cpus", "own", "reason"), [
+    ({}, 64, 4, "while the other processes are busy; while they are idle, any"),
+    ({"workers": 32}, 64, 2, "while the other"),
+    ({"workers": 1}, 64, 0, "there is one process"),
+    ({}, 8, 0, "a quota of 8 CPUs, whichever they are"),
+    ({"workers": 3}, 64, 0, "64 CPUs are not 3 × 22 engine threads"),
+    ({"workers": 32, "engine_threads": 3}, 64, 0, "64 CPUs are not 32 × 3 engine threads"),
+    ({"provider": "cuda"}, 64, 0, "the GPU is what is busy"),
+    ({"cpu_affinity": "off"}, 64, 0, "set by QUADRANT_CPU_AFFINITY")], ids=str)
+def test_processes_have_cpus_of_their_own_where_they_can(settings, cpus, own, reason):
+    """As many each, all of them known, as many as the engine uses."""
+    plan = planning.plan(Settings(**settings), cpus, memory=2**36)
+    assert plan.own_cpus == own
+    assert plan.reasons["own_cpus"].startswith(reason)
+
+
+def test_a_system_that_binds_no_threads_has_none(monkeypatch):
+    """As macOS."""
+    monkeypatch.delattr(os, "sched_setaffinity")
+    assert planning.plan(Settings(), CPUS, memory=2**36).own_cpus == 0

@@ -276,3 +276,30 @@ def test_beside_a_gpu_decoding_goes_on(shared):
 def test_processors_are_shared_by_the_processes(shared, workers, share):
     """None goes without."""
     assert Turns(dataclasses.replace(PLAN, workers=workers), shared.seat(shared.take()), cpus=2).share == share
+
+
+def test_threads_keep_to_their_own_processors_while_the_others_are_busy(monkeypatch):
+    """Who decodes and who runs the engine; while the others are idle, or two have the same home, any will do."""
+    shared, used = Board(4, homes=2), []
+    mine, other = shared.seat(shared.take()), shared.seat(shared.take())
+    mine.serve()
+    other.serve()
+    turns = Turns(dataclasses.replace(PLAN, workers=2, engine_threads=1, own_cpus=1), mine, cpus=2)
+    monkeypatch.setattr(turns.processors, "use", used.append)
+
+    def both() -> list[bool]:
+        used.clear()
+        with turns.decode(1):
+            pass
+        engine(turns)
+        return list(used)
+
+    assert both() == [False, False]
+    other.tell_house(1)
+    assert both() == [True, True]
+    third = shared.take()  # a reload
+    assert both() == [False, False]
+    shared.leave(third)
+    assert both() == [True, True]
+    other.tell_house(0)
+    assert both() == [False, False]

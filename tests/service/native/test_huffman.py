@@ -99,9 +99,9 @@ def test_codes_of_a_kind_that_no_encoder_writes(table, monkeypatch):
 
 
 def written_by_hand(sizes: list[int]) -> bytes:
-    """A JPEG of 16 blocks a colour, each with values of so many bits after codes of two to four bits; there are longer codes too."""
+    """A JPEG of 16 blocks a colour, each with values of so many bits after short codes; its table has longer codes too."""
     codes = {0: "00", **{size: f"{2 + place:03b}" for place, size in enumerate(sizes[:4])}}
-    rest = [0x11 + place for place in range(8)]  # of 11 bits; nobody writes them, but their kind is looked for
+    rest = [0x11 + place for place in range(8)]  # of 11 bits: looked for, never written
     counts = [0, 1, len(codes) - 1, *[0] * 7, len(rest), *[0] * 5]
     random.seed(3)
     bits = ""
