@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests import models
-from tests.running import Running
+from tests.running import Running, eventually
 from tests.service import pictures
 
 PICTURES = [models.png(models.quadrant_picture(row)) for row in range(4)]
@@ -94,9 +94,13 @@ def test_ids_reach_the_log(running_service: Running):
     """One id leads from a client's complaint to our log."""
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     running_service.ask("/classify", PICTURES[0], X_Request_Id="complaint-1", traceparent=f"00-{trace}-00f067aa0ba902b7-01")
-    lines = [json.loads(line) for line in running_service.log.read_text().splitlines() if "complaint-1" in line]
-    assert [(line["event"], line["trace_id"], line["status"]) for line in lines if line["event"] == "answered"] == [
-        ("answered", trace, 200)]
+
+    def answered() -> list[tuple[str, int]]:
+        lines = [json.loads(line) for line in running_service.log.read_text().splitlines() if "complaint-1" in line]
+        return [(line["trace_id"], line["status"]) for line in lines if line["event"] == "answered"]
+
+    eventually(lambda: bool(answered()), "no line in the log")  # it is written once the answer is out
+    assert answered() == [(trace, 200)]
 
 
 @pytest.mark.parametrize("name", sorted(pictures.in_every_format()))
