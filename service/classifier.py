@@ -28,9 +28,11 @@ log = logs.get(__name__)
 
 
 class _Waiting(NamedTuple):
-    """A picture that is decoded and waits for its answer."""
+    """A picture that is decoded and waits for its answer; the picture itself is in the batch."""
 
-    prepared: Prepared
+    shown: Shown
+    decode_ms: float
+    preprocess_ms: float
     ticket: Ticket
 
 
@@ -122,7 +124,9 @@ class Classifier:
         Raises:
             Problem: it couldn't be done; which one says why.
         """
-        (result,) = self._all([data], options, deadline, gone)
+        pictures: list[bytes | Problem] = [data]
+        del data  # or it would be held until the answer is there
+        (result,) = self._all(pictures, options, deadline, gone)
         if isinstance(result, Problem):
             raise result
         return result
@@ -141,17 +145,19 @@ class Classifier:
         Raises:
             Problem: about the whole request: a bad option, no room.
         """
-        return self._all(pictures, options, deadline, gone)
+        return self._all([*pictures], options, deadline, gone)
 
     def _all(
-        self, pictures: Sequence[bytes | Problem], options: Options, deadline: float | None, gone: Callable[[], bool] | None,
+        self, pictures: list[bytes | Problem], options: Options, deadline: float | None, gone: Callable[[], bool] | None,
     ) -> list[Answer | Problem]:
+        """As `classify_many`; takes the pictures out of the list."""
         asked = self.check(options)
         until = self.deadline() if deadline is None else deadline
         self.loading.wait(until)
         request_id = str(get_contextvars().get("request_id") or logs.new_id())
         jobs = [_Job(data, request_id if len(pictures) == 1 else f"{request_id}-{number}")
                 for number, data in enumerate(pictures)]
+        pictures.clear()
         if self._cache is None:
             results = [*self._work(jobs, asked, until, gone)]
         else:
@@ -195,8 +201,9 @@ class Classifier:
         turns, entered = self._admission.turns, []
         turns.expect(len(jobs))
         try:
-            for job in jobs:
-                entered.append(self._enter(job.data, deadline, gone))
+            for place in range(len(jobs)):
+                entered.append(self._enter(jobs[place].data, deadline, gone))
+                jobs[place] = jobs[place]._replace(data=b"")  # a photo's bytes needn't wait for the engine
                 turns.arrived()
         finally:
             for _ in jobs[len(entered):]:
@@ -212,7 +219,8 @@ class Classifier:
             ticket = self.batcher.submit(prepared.pixels, deadline, gone)
             DECODE_SECONDS.observe(prepared.decode_ms / 1000)  # now, while the engine's thread wakes up
             PREPROCESS_SECONDS.observe(prepared.preprocess_ms / 1000)
-            return _Waiting(prepared, ticket)
+            shown = Shown(prepared.format, prepared.mode, prepared.width, prepared.height, prepared.orientation_applied)
+            return _Waiting(shown, prepared.decode_ms, prepared.preprocess_ms, ticket)
         except Problem as problem:
             return problem
         except Exception as error:  # a fault of ours; the neighbours must not pay for it
@@ -233,14 +241,14 @@ class Classifier:
         """Wait for the engine and put the answer together."""
         found: Answer | Problem
         try:
-            found = entry if isinstance(entry, Problem) else self._answer(entry.prepared, entry.ticket.result(), own_id, asked)
+            found = entry if isinstance(entry, Problem) else self._answer(entry, entry.ticket.result(), own_id, asked)
         except Problem as problem:
             found = problem
         except Exception as error:
             found = _fault(error)
         return found
 
-    def _answer(self, prepared: Prepared, outcome: Outcome, own_id: str, asked: Asked) -> Answer:
+    def _answer(self, picture: _Waiting, outcome: Outcome, own_id: str, asked: Asked) -> Answer:
         said = answer.say(outcome.probabilities, asked, self.model)
         return Answer(
             id=own_id,
@@ -249,9 +257,9 @@ class Classifier:
             margin=said.margin,
             entropy=said.entropy,
             abstained=said.abstained,
-            image=Shown(prepared.format, prepared.mode, prepared.width, prepared.height, prepared.orientation_applied),
+            image=picture.shown,
             timing_ms=Timing(
-                round(prepared.decode_ms, 3), round(prepared.preprocess_ms, 3),
+                round(picture.decode_ms, 3), round(picture.preprocess_ms, 3),
                 round(outcome.queue_ms, 3), round(outcome.inference_ms, 3), outcome.batch_size,
             ),
             prediction_set=said.prediction_set,

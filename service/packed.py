@@ -25,12 +25,12 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from service import logs
+from service import logs, pieces
 from service.modelfile import ModelFile
 
 log = logs.get(__name__)
 
-FORM = "1"  # of what is kept
+FORM = "2"  # of what is kept
 GRAPH, WEIGHTS, DIGEST = "model.onnx", "weights.bin", "sha256"
 OURS, UNFINISHED, TRIED = re.compile(r"[0-9a-f]{32}"), ".new-", ".tried"  # names in the folder; all else is somebody's
 LEAST_BYTES = 1024  # smaller weights stay in the graph; ONNX Runtime writes down only what lies outside of it
@@ -201,10 +201,12 @@ def _write(model: ModelFile, folder: Path) -> None:
         "optimized_model_external_initializers_file_name": WEIGHTS,
         "optimized_model_external_initializers_min_size_in_bytes": str(LEAST_BYTES),
         "save_external_prepacked_constant_initializers": "1",
+        "model_external_initializers_file_folder_path": str(model.path.parent),
     }.items():
         options.add_session_config_entry(f"session.{name}", value)
     model.require_unchanged()
-    onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    content = pieces.cut(model.path.read_bytes())
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     model.require_unchanged()
     (folder / DIGEST).write_text(_digest(folder))
     for written in folder.iterdir():

@@ -1,4 +1,4 @@
-"""Just enough of the protocol buffers wire format to read what a model says of itself and to find its weights.
+"""Just enough of the protocol buffers wire format to read what a model says of itself, to find its weights and to change a node.
 
 A whole ONNX package, or a session, would cost half a second and the memory of the weights.
 Source: protobuf.dev, "Encoding"; field numbers from onnx.proto.
@@ -6,7 +6,9 @@ Source: protobuf.dev, "Encoding"; field numbers from onnx.proto.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -15,8 +17,23 @@ class Malformed(ValueError):
     """The bytes are not a protocol buffers message."""
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, value) of each field in order; everything but a varint is a view into the message, not a copy.
+class Field(NamedTuple):
+    """One of a message, as it is written.
+
+    Attributes:
+        wire: its type there.
+        content: a view into the message, not a copy; empty for a varint.
+        integer: of a varint.
+    """
+
+    number: int
+    wire: int
+    content: memoryview
+    integer: int = 0
+
+
+def raw(message: memoryview) -> Iterator[Field]:
+    """Each field in order.
 
     Raises:
         Malformed: at the first field that can't be read.
@@ -29,7 +46,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise Malformed(f"field number 0 at byte {position}")
         if wire == VARINT:
             value, position = _varint(message, position)
-            yield number, value
+            yield Field(number, wire, message[:0], value)
             continue
         if wire == BYTES:
             length, position = _varint(message, position)
@@ -39,8 +56,18 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise Malformed(f"wire type {wire} at byte {position}")
         if position + length > end:
             raise Malformed(f"field {number} claims {length} bytes, {end - position} are left")
-        yield number, message[position : position + length]
+        yield Field(number, wire, message[position : position + length])
         position += length
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(field number, value) of each field in order; everything but a varint is a view into the message, not a copy.
+
+    Raises:
+        Malformed: as `raw`.
+    """
+    for field in raw(message):
+        yield field.number, field.integer if field.wire == VARINT else field.content
 
 
 def views(message: memoryview, number: int) -> Iterator[memoryview]:
@@ -80,3 +107,55 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
     raise Malformed(f"number at byte {position} has no end")
+
+
+def integers(field: Field) -> list[int]:
+    """Of a repeated integer: one, or several packed.
+
+    Raises:
+        Malformed: they have no end.
+    """
+    if field.wire == VARINT:
+        return [field.integer]
+    found, position = [], 0
+    while position < len(field.content):
+        value, position = _varint(field.content, position)
+        found.append(value)
+    return found
+
+
+def float32(content: memoryview) -> float:
+    """Of a fixed field of 4 bytes."""
+    value: float = struct.unpack("<f", content)[0]
+    return value
+
+
+def encoded(field: Field) -> bytes:
+    """As it was read."""
+    head = _number(field.number << 3 | field.wire)
+    if field.wire == VARINT:
+        return head + _number(field.integer)
+    return head + (_number(len(field.content)) if field.wire == BYTES else b"") + bytes(field.content)
+
+
+def integer(number: int, value: int) -> bytes:
+    """A field."""
+    return encoded(Field(number, VARINT, memoryview(b""), value))
+
+
+def bytes_of(number: int, content: bytes) -> bytes:
+    """A field of bytes, text or a message."""
+    return encoded(Field(number, BYTES, memoryview(content)))
+
+
+def pair(key: str, value: str) -> bytes:
+    """A StringStringEntryProto."""
+    return bytes_of(1, key.encode()) + bytes_of(2, value.encode())
+
+
+def _number(value: int) -> bytes:
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*digits, value])

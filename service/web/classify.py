@@ -30,18 +30,17 @@ def _classified(parts: Parts) -> Response:
     parts.catalog.require()
     classifier = parts.catalog.find(upload.options.model, upload.options.version)
     gone = partial(body.gone, request.environ, body.now())
+    count = len(upload.pictures)
     if upload.several:
         results = _each(classifier, upload, gone)
         answered = [result for result in results if isinstance(result, Answer)]
         response = answers.json({"results": [_result(result) for result in results]})
     else:
-        (picture,) = upload.pictures
-        assert isinstance(picture, bytes)  # of one alone, `uploads` raises the problem
-        answered = [classifier.classify(picture, upload.options, classifier.deadline(), gone)]
+        answered = [classifier.classify(upload.alone(), upload.options, classifier.deadline(), gone)]
         response = answers.json(answered[0])
     response.headers["Server-Timing"] = _server_timing([answer.timing_ms for answer in answered])
     if parts.settings.cache_bytes:
-        from_cache = len(answered) == len(upload.pictures) and all(answer.cached for answer in answered)
+        from_cache = len(answered) == count and all(answer.cached for answer in answered)
         response.headers["X-Cache"] = "hit" if from_cache else "miss"
     return response
 

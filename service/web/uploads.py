@@ -42,6 +42,13 @@ class Upload(NamedTuple):
     options: Options
     several: bool
 
+    def alone(self) -> bytes:
+        """The only picture, which is no longer held here: it can be let go once it is decoded."""
+        (picture,) = self.pictures
+        self.pictures.clear()
+        assert isinstance(picture, bytes)  # of one alone, `read` raises the problem
+        return picture
+
 
 class Given(NamedTuple):
     """One option as it came: text, or a value of JSON."""

@@ -234,3 +234,11 @@ def test_a_model_that_is_wrong_itself_is_proven_once(tmp_path, monkeypatch):
     with pytest.raises(StartError, match="golden picture"):
         loader.engine("quadrants/1", model, Admission(plan(settings, 1)).line())
     assert len(proven) == 1
+
+
+def test_large_layers_are_cut_before_they_are_ordered(tiny_model, place, monkeypatch):
+    """Whatever that makes of the model is what is packed, and what is proven."""
+    cut: list[bytes] = []
+    monkeypatch.setattr(packed.pieces, "cut", lambda content: cut.append(content) or content)
+    assert Engine(tiny_model, "cpu", 1, place).packed
+    assert cut == [tiny_model.path.read_bytes()]
