@@ -47,9 +47,9 @@ class Processors:
         self._thread.uses = wanted
 
     @contextmanager
-    def for_threads(self, own: bool) -> Iterator[None]:
-        """Threads that are started inside stay on the process's own processors, if wanted: they inherit it."""
-        self.use(own)
+    def inherited(self) -> Iterator[None]:
+        """Threads that are started inside stay on the process's own processors."""
+        self.use(True)
         try:
             yield
         finally:

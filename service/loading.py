@@ -101,8 +101,7 @@ class Loader:
         return engine
 
     def _open(self, model: ModelFile, kept: Path | None) -> Engine:
-        turns = self.admission.turns
-        with turns.processors.for_threads(turns.seat.housed):  # ONNX Runtime's own, one for each further processor
+        with self.admission.turns.processors.inherited():  # ONNX Runtime's, for as long as the session: a reload is soon over
             return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
 
     def widen(self, name: str, engine: Engine) -> threading.Thread | None:

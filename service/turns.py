@@ -36,7 +36,6 @@ class Turns:
         share: processors of this process while all are busy.
         cpus: that it may use while the other processes are idle.
         processors: which ones.
-        seat: tells what the other processes do.
     """
 
     def __init__(self, plan: Plan, seat: Seat, cpus: int | None = None) -> None:
@@ -51,7 +50,7 @@ class Turns:
         self.share = -(-self.cpus // plan.workers)
         self.processors = Processors(plan.own_cpus, seat.home)
         self._engine = 0 if plan.gpu else min(plan.engine_threads, self.cpus)  # processors of one run
-        self.seat = seat
+        self._seat = seat
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)
         self._free = plan.decode_memory
@@ -91,7 +90,7 @@ class Turns:
                 f"picture takes about {_mib(wanted)} to decode; this server has {_mib(self.memory)} for that",
                 decode_bytes=wanted, decode_memory=self.memory)
         turn = self._take(wanted, deadline)
-        self.processors.use(not turn.alone and self.seat.housed)
+        self.processors.use(not turn.alone and self._seat.housed)
         try:
             yield
         finally:
@@ -119,14 +118,14 @@ class Turns:
             return
         with self._lock:
             self._wait(lambda: self._coming <= 0 or pictures() >= cap, pictures)
-            idle = self.seat.alone  # the other processes
+            idle = self._seat.alone  # the other processes
             alone = idle and pictures() <= LONE_BATCH
             used = self.cpus if alone else self._engine
             self._reserved += used  # from here on no picture is begun
             self._wait(lambda: self._decoding + self._engines + used <= max(self._width(), used), lambda: self._decoding)
             self._reserved -= used
             self._engines += used
-        self.processors.use(not idle and self.seat.housed)
+        self.processors.use(not idle and self._seat.housed)
         try:
             yield alone
         finally:
@@ -173,11 +172,11 @@ class Turns:
         raise DeadlineExceeded(f"no answer in time: a processor and {_mib(wanted)} to decode this picture did not become free")
 
     def _width(self) -> int:
-        return self.cpus if self.seat.alone else self.share
+        return self.cpus if self._seat.alone else self.share
 
     def _hand_on(self) -> None:
         """Let those in whose turn it is; each is woken alone. Under the lock."""
-        alone = self.seat.alone
+        alone = self._seat.alone
         width = self.cpus if alone else self.share
         while True:
             first = []

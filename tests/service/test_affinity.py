@@ -61,10 +61,9 @@ def test_threads_that_are_started_inside_inherit_it():
         thread.start()
         thread.join()
 
-    with processors.for_threads(True):
+    with processors.inherited():
         run()
-    with processors.for_threads(False):
-        run()
+    run()
     assert found == [{min(every)}, every]
     assert os.sched_getaffinity(0) == every
 
