@@ -36,9 +36,10 @@ BATCH_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 2e-3}
 # file (docs/performance.md, Memory and start).
 PREPACKED = frozenset({"int8"})
 
-# A first region for far more than AlexNet needs (24 MB at a cap of 16); a free piece is cut to what is asked for.
+# A first region that is enough for AlexNet (24 MB at a cap of 16), then of twice the size; ONNX Runtime's list of what is where
+# takes a 32nd of it at once. A free piece is cut to what is asked for.
 NEXT_POWER_OF_TWO = 0
-ARENA = {"arena_extend_strategy": NEXT_POWER_OF_TWO, "initial_chunk_size_bytes": 2**28, "max_dead_bytes_per_chunk": 2**16}
+ARENA = {"arena_extend_strategy": NEXT_POWER_OF_TWO, "initial_chunk_size_bytes": 2**25, "max_dead_bytes_per_chunk": 2**16}
 
 
 class EngineFault(Exception):
@@ -286,8 +287,8 @@ def _session(
 def _share_arena() -> None:
     """One arena for all sessions of this process: a model's two sessions take turns in it.
 
-    One region of address space, of which memory is taken as it is touched: what a layer gives back and what its neighbours gave
-    back are one piece for the next. With a region for each request that has no room, they never are.
+    In large regions of address space, of which memory is taken as it is touched: what a layer gives back and what its neighbours
+    gave back are one piece for the next. With a region for each request that has no room, they never are.
     """
     place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
     onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(ARENA))

@@ -159,6 +159,7 @@ def inherit(settings: Settings) -> shelf.Default:
         stages.mark("imports")
         default = checked.result()
     gc.collect()
+    heap.trim()
     gc.freeze()  # the collector's marks would make workers copy the pages of what they inherit
     stages.mark("models")
     return default

@@ -32,3 +32,60 @@ def test_what_is_free_is_given_back_without_harm():
     """Anywhere, at any time."""
     heap.trim()
     assert len(bytes(10_000)) == 10_000
+
+
+SMAPS = """\
+55d0a0000000-55d0a0001000 r--p 00000000 08:01 1234                       /usr/bin/python3
+Rss:                   4 kB
+Anonymous:             0 kB
+55d0a0001000-55d0a0004000 r-xp 00001000 08:01 1234                       /usr/bin/python3
+Rss:                  12 kB
+Anonymous:             0 kB
+55d0a0005000-55d0a0006000 r-xp 00005000 08:01 1235                       /opt/a lib.so
+Rss:                   4 kB
+Anonymous:             4 kB
+55d0a0007000-55d0a0008000 rwxp 00005000 08:01 1235                       /opt/a lib.so
+Anonymous:             0 kB
+7fff00000000-7fff00002000 r-xp 00000000 00:00 0                          [vdso]
+Anonymous:             0 kB
+7fff10000000-7fff10002000 r-xp 00000000 00:00 0
+Anonymous:             0 kB
+7fff20000000-7fff20002000 r-xs 00000000 00:01 77                         /memfd:code (deleted)
+Anonymous:             0 kB
+7fff30000000-7fff30003000 r-xp 0000f000 103:02 99887766                  /opt/a lib.so
+Anonymous:             0 kB
+"""
+
+
+def test_only_clean_code_of_files_is_let_go(tmp_path, monkeypatch):
+    """What was written would be lost: a breakpoint, code that was made while running."""
+    monkeypatch.setattr(heap, "MAPS", tmp_path / "smaps")
+    assert list(heap._code()) == []
+    (tmp_path / "smaps").write_text(SMAPS)
+    assert list(heap._code()) == [(0x55d0a0001000, 0x55d0a0004000), (0x7fff30000000, 0x7fff30003000)]
+
+
+def test_code_is_mapped_again_when_it_runs():
+    """In a process of its own, so that what is measured is its alone."""
+    code = """
+import sys
+from service import heap
+from pathlib import Path
+import numpy
+def held():
+    place, total = None, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        place = heap.CODE.match(line) or (None if "-" in line.split()[0] else place)
+        if place and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+if not Path("/proc/self/smaps").exists():
+    sys.exit(77)
+before = held()
+heap.trim()
+after = held()
+assert 0 < after < before / 2, (before, after)
+assert numpy.linalg.inv(numpy.eye(3) * 4)[0, 0] == 0.25
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode in (0, 77), ended.stderr
