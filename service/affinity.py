@@ -3,6 +3,8 @@
 Left to itself, Linux puts a thread that is woken beside the one that woke it, or where it was before, and moves it to an idle
 processor only milliseconds later: two processes share one processor meanwhile (docs/decisions.md, 33).
 
+"Any" are those that the process had when it started: CPUs that a container gets later are used after a restart.
+
 Source: sched_setaffinity(2), which Linux has for each thread; elsewhere nothing is done.
 """
 
@@ -43,7 +45,7 @@ class Processors:
             os.sched_setaffinity(0, wanted)
         except OSError as error:  # a container's processors may be changed while it runs
             log.warning("processors_not_kept", processors=sorted(wanted), reason=str(error))
-            wanted = self.own = self.every  # whoever was bound stays so; nobody else will be
+            wanted = self.own = self.every  # nobody is bound any more
         self._thread.uses = wanted
 
     @contextmanager

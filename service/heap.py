@@ -1,6 +1,6 @@
 """What a process no longer needs of its memory: few heaps for many threads, and after a load what only that needed given back.
 
-With glibc and Linux; elsewhere nothing happens.
+Heaps with glibc, code with Linux; elsewhere nothing happens.
 """
 
 from __future__ import annotations
@@ -41,14 +41,19 @@ def trim() -> None:
 
 
 def _code() -> Iterator[tuple[int, int]]:
-    """Where the code of programs and libraries is mapped, from and to; none of which a page was written, as by a debugger."""
-    place = None
+    """Where the code of programs and libraries is mapped, from and to; none of which a page was written, as by a debugger.
+
+    Nothing here unloads a library, so that such a place stays what it is until it is let go.
+    """
+    place, clean = None, True
     with suppress(OSError):
         for line in MAPS.read_text().splitlines():
             if found := CODE.match(line):
-                place = int(found[1], 16), int(found[2], 16)
-            elif place and line.startswith("Anonymous:"):
-                if line.split()[1] == "0":
+                place, clean = (int(found[1], 16), int(found[2], 16)), True
+            elif line.startswith(("Anonymous:", "Swap:")):
+                clean = clean and line.split()[1] == "0"
+            elif line.startswith("VmFlags:"):  # the last of each
+                if place and clean:
                     yield place
                 place = None
 

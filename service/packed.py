@@ -205,13 +205,25 @@ def _write(model: ModelFile, folder: Path) -> None:
     }.items():
         options.add_session_config_entry(f"session.{name}", value)
     model.require_unchanged()
-    content = pieces.cut(model.path.read_bytes())
-    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(_in_pieces(model) or str(model.path), options, providers=["CPUExecutionProvider"])
     model.require_unchanged()
     (folder / DIGEST).write_text(_digest(folder))
     for written in folder.iterdir():
         with open(written, "rb") as file:
             os.fsync(file.fileno())  # a power cut must not leave a name without its bytes
+
+
+def _in_pieces(model: ModelFile) -> bytes | None:
+    """The model with its large layers cut; None where there are none."""
+    if not model.external:
+        return None
+    content = model.path.read_bytes()
+    try:
+        cut = pieces.cut(content)
+    except (ValueError, LookupError) as error:  # ONNX Runtime is the judge of it
+        log.warning("model_not_cut", model=str(model.path), reason=str(error))
+        return None
+    return None if cut is content else cut
 
 
 def _tidy(place: Path) -> None:

@@ -9,6 +9,7 @@ Source: onnx.proto for the fields; ONNX operators Gemm and Concat.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from service.protobuf import BYTES, FIXED32, VARINT, Field
 
 MOST_BYTES = 8 * 2**20  # of a piece, about
 ROWS = 16  # a piece's rows are a multiple: the widest registers hold so many
-FLOAT, EXTERNAL = 1, 1
+FLOAT, FLOAT_BYTES, EXTERNAL = 1, 4, 1
 PLAIN = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}  # attributes of a Gemm that can be cut
 
 MODEL_GRAPH = 7
@@ -30,7 +31,7 @@ class _Weights(NamedTuple):
     """An initializer of float32, as far as it matters here."""
 
     dims: list[int]
-    raw: bytes  # what lies in the model itself
+    raw: memoryview  # what lies in the model itself
     outside: dict[str, str]  # where the rest lies: location, offset, length
 
     @property
@@ -44,9 +45,10 @@ class _Weights(NamedTuple):
         fields = [protobuf.integer(DIMS, size) for size in (rows, *self.dims[1:])]
         fields += [protobuf.integer(DATA_TYPE, FLOAT), protobuf.bytes_of(TENSOR_NAME, name.encode())]
         if self.raw:
-            fields.append(protobuf.bytes_of(RAW, self.raw[first * each:(first + rows) * each]))
+            fields.append(protobuf.bytes_of(RAW, bytes(self.raw[first * each:(first + rows) * each])))
         else:
-            place = self.outside | {"offset": str(int(self.outside.get("offset", 0)) + first * each), "length": str(rows * each)}
+            offset = int(self.outside.get("offset", 0)) + first * each
+            place = {"location": self.outside["location"], "offset": str(offset), "length": str(rows * each)}
             fields += [protobuf.bytes_of(OUTSIDE, protobuf.pair(key, value)) for key, value in place.items()]
             fields.append(protobuf.integer(LOCATION, EXTERNAL))
         return b"".join(fields)
@@ -140,7 +142,7 @@ def _read(tensor: memoryview) -> tuple[str, _Weights | None]:
     kind = [field.integer for field in fields if field.number == DATA_TYPE]
     dims = [size for field in fields if field.number == DIMS for size in protobuf.integers(field)]
     outside = protobuf.pairs(protobuf.views(tensor, OUTSIDE))
-    raw = b"".join(map(bytes, protobuf.views(tensor, RAW)))
-    whole = kind == [FLOAT] and bool(dims) and min(dims) > 0 and (raw or "length" in outside)
-    name = protobuf.text(tensor, TENSOR_NAME)
-    return name, _Weights(dims, raw, outside) if whole else None
+    raw = next(protobuf.views(tensor, RAW), tensor[:0])
+    found = _Weights(dims, raw, outside)
+    whole = kind == [FLOAT] and bool(dims) and min(dims) > 0 and found.size == FLOAT_BYTES * math.prod(dims)
+    return protobuf.text(tensor, TENSOR_NAME), found if whole and (raw or "location" in outside) else None

@@ -131,7 +131,7 @@ def float32(content: memoryview) -> float:
 
 
 def encoded(field: Field) -> bytes:
-    """As it was read."""
+    """As it was read, integers in their shortest form."""
     head = _number(field.number << 3 | field.wire)
     if field.wire == VARINT:
         return head + _number(field.integer)

@@ -181,7 +181,8 @@ def configuration(settings: Settings, plan: Plan) -> dict[str, Any]:
         "loglevel": "debug" if settings.log_level == "debug" else "warning",
         "control_socket_disable": True,  # nobody asks it, and it would lie about in the working directory
         "proc_name": "quadrant",
-        "on_starting": lambda _: board.open_for(plan.workers, planning.usable_cpus(), bool(plan.own_cpus)),
+        "on_starting": lambda arbiter: board.open_for(
+            plan.workers, planning.usable_cpus(), homes=bool(plan.own_cpus) and arbiter.cfg.workers == plan.workers),
         "pre_fork": _pre_fork,
         "post_worker_init": _worker_ready,
         "child_exit": _child_exit,

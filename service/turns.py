@@ -90,8 +90,9 @@ class Turns:
                 f"picture takes about {_mib(wanted)} to decode; this server has {_mib(self.memory)} for that",
                 decode_bytes=wanted, decode_memory=self.memory)
         turn = self._take(wanted, deadline)
-        self.processors.use(not turn.alone and self._seat.housed)
         try:
+            # A large picture decodes beside the engine: on whichever processor is free.
+            self.processors.use(not turn.large and not turn.alone and self._seat.housed)
             yield
         finally:
             with self._lock:
@@ -125,8 +126,8 @@ class Turns:
             self._wait(lambda: self._decoding + self._engines + used <= max(self._width(), used), lambda: self._decoding)
             self._reserved -= used
             self._engines += used
-        self.processors.use(not idle and self._seat.housed)
         try:
+            self.processors.use(not idle and self._seat.housed)
             yield alone
         finally:
             with self._lock:

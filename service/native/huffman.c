@@ -31,8 +31,8 @@ static uint32_t entry_of(int length, int symbol, int most) {
     return (uint32_t)(length + size) | (uint32_t)length << 8 | (uint32_t)size << 16 | (uint32_t)far << 24;
 }
 
-/* libjpeg has checked that the codes are some. */
-static void fill(struct lookup *table, const struct code *code, int most) {
+/* Whether they are codes; libjpeg has checked those that it reads with, but who knows whether these are those. */
+static int fill(struct lookup *table, const struct code *code, int most) {
     memset(table->of, 0, sizeof table->of);
     table->code = code, table->most = most;
     int next = 0, place = 0;
@@ -40,6 +40,7 @@ static void fill(struct lookup *table, const struct code *code, int most) {
         const int count = code->count[length];
         table->from[length] = place - next;
         table->greatest[length] = count ? next + count - 1 : -1;
+        if (next + count > 1 << length || place + count > 256) return 0;
         for (int i = 0; i < count; i++, next++, place++) {
             if (length > LOOK) continue;
             const uint32_t entry = entry_of(length, code->symbol[place], most);
@@ -47,6 +48,7 @@ static void fill(struct lookup *table, const struct code *code, int most) {
             for (int same = 0; same < 1 << (LOOK - length); same++) first[same] = entry;
         }
     }
+    return 1;
 }
 
 /* What is longer than LOOK. */
@@ -87,15 +89,16 @@ static int unfilled(const struct source *source) {
 }
 
 void huffman_begin(struct decompress *jpeg, struct huffman *huffman, decode_mcu *decode) {
-    const int plain = !jpeg->progressive_mode && !jpeg->arith_code && !jpeg->restart_interval && jpeg->data_precision == 8 &&
+    /* All that is there in the first scan: of several, jpeg_start_decompress has read all, and the tables behind them. */
+    const int plain = jpeg->input_scan_number == 1 && !jpeg->progressive_mode && !jpeg->arith_code && !jpeg->restart_interval && jpeg->data_precision == 8 &&
                       jpeg->comps_in_scan == jpeg->num_components && jpeg->first_coefficient == 0 && jpeg->last_coefficient == 63;
     if (!plain || !known(jpeg) || !unfilled(jpeg->source)) return;
     unsigned filled = 0;
     for (int i = 0; i < jpeg->blocks_in_mcu; i++) {
         const struct component *of = jpeg->in_scan[jpeg->membership[i]];
         huffman->dc[i] = huffman->tables + of->dc, huffman->ac[i] = huffman->tables + TABLES + of->ac;
-        if (!(filled & 1u << of->dc)) fill(huffman->dc[i], jpeg->dc_codes[of->dc], MOST_DC);
-        if (!(filled & 16u << of->ac)) fill(huffman->ac[i], jpeg->ac_codes[of->ac], MOST_AC);
+        if (!(filled & 1u << of->dc) && !fill(huffman->dc[i], jpeg->dc_codes[of->dc], MOST_DC)) return;
+        if (!(filled & 16u << of->ac) && !fill(huffman->ac[i], jpeg->ac_codes[of->ac], MOST_AC)) return;
         filled |= 1u << of->dc | 16u << of->ac;
     }
     huffman->usual = jpeg->entropy->decode_mcu;
@@ -108,7 +111,8 @@ struct reader {
     const uint8_t *next;
 };
 
-/* Enough for two codes and their values, unless a marker is in the way. There are 63 bits at most. */
+/* Enough for two codes and their values, unless a marker is in the way. There are 63 bits at most: an MCU begins with no more, and
+   between two calls at least one code is taken. */
 static inline __attribute__((always_inline)) int refill(struct reader *reader) {
     uint64_t word;
     memcpy(&word, reader->next, sizeof word);

@@ -36,7 +36,7 @@ def _classified(parts: Parts) -> Response:
         answered = [result for result in results if isinstance(result, Answer)]
         response = answers.json({"results": [_result(result) for result in results]})
     else:
-        answered = [classifier.classify(upload.alone(), upload.options, classifier.deadline(), gone)]
+        answered = [classifier.classify(upload.take(), upload.options, classifier.deadline(), gone)]
         response = answers.json(answered[0])
     response.headers["Server-Timing"] = _server_timing([answer.timing_ms for answer in answered])
     if parts.settings.cache_bytes:

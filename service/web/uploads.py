@@ -42,7 +42,7 @@ class Upload(NamedTuple):
     options: Options
     several: bool
 
-    def alone(self) -> bytes:
+    def take(self) -> bytes:
         """The only picture, which is no longer held here: it can be let go once it is decoded."""
         (picture,) = self.pictures
         self.pictures.clear()

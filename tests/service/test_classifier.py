@@ -21,6 +21,7 @@ from service.classifier import Answer, Classifier, Options
 from service.metrics import PICTURES as PICTURES_ANSWERED
 from service.problems import BadOption, DeadlineExceeded, Internal, Overloaded, Problem, TooManyPictures, TooManyPixels
 from service.settings import Settings
+from service.web.uploads import Upload
 from tests import models
 from tests.service import pictures
 
@@ -60,6 +61,23 @@ def test_an_answer_has_the_shape_that_is_documented(classifier, tiny_model):
     assert answer["image"] == {"format": "JPEG", "mode": "RGB", "width": 20, "height": 40, "orientation_applied": True}
     assert answer["timing_ms"].keys() == {"decode", "preprocess", "queue", "inference", "batch_size"}
     assert all(value >= 0 for value in answer["timing_ms"].values())
+
+
+def test_a_photo_is_let_go_once_it_is_decoded(classifier, monkeypatch):
+    """It needn't wait for the engine: a photo may be of 20 MB."""
+    held: list[bool] = []
+
+    class Photo(bytes):
+        def __del__(self) -> None:
+            held[-1:] = [False]
+
+    usual = classifier._leave
+    seen: list[bool] = []
+    monkeypatch.setattr(classifier, "_leave", lambda *given: seen.append(held[-1]) or usual(*given))
+    held.append(True)
+    upload = Upload([Photo(PICTURES[2])], Options(top_k=1), False)
+    assert classifier.classify(upload.take(), upload.options).predictions[0].id == "q2"
+    assert seen == [False]
 
 
 def test_several_keep_their_order_and_their_own_problems(classifier):

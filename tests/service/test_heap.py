@@ -38,22 +38,42 @@ SMAPS = """\
 55d0a0000000-55d0a0001000 r--p 00000000 08:01 1234                       /usr/bin/python3
 Rss:                   4 kB
 Anonymous:             0 kB
+Swap:                  0 kB
+VmFlags: rd mr
 55d0a0001000-55d0a0004000 r-xp 00001000 08:01 1234                       /usr/bin/python3
 Rss:                  12 kB
 Anonymous:             0 kB
+Swap:                  0 kB
+VmFlags: rd mr
 55d0a0005000-55d0a0006000 r-xp 00005000 08:01 1235                       /opt/a lib.so
 Rss:                   4 kB
 Anonymous:             4 kB
+Swap:                  0 kB
+VmFlags: rd mr
 55d0a0007000-55d0a0008000 rwxp 00005000 08:01 1235                       /opt/a lib.so
 Anonymous:             0 kB
+Swap:                  0 kB
+VmFlags: rd mr
 7fff00000000-7fff00002000 r-xp 00000000 00:00 0                          [vdso]
 Anonymous:             0 kB
+Swap:                  0 kB
+VmFlags: rd mr
 7fff10000000-7fff10002000 r-xp 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
+VmFlags: rd mr
 7fff20000000-7fff20002000 r-xs 00000000 00:01 77                         /memfd:code (deleted)
 Anonymous:             0 kB
+Swap:                  0 kB
+VmFlags: rd mr
+7fff28000000-7fff28002000 r-xp 00000000 103:02 99887766                  /opt/written and swapped out.so
+Anonymous:             0 kB
+Swap:                  4 kB
+VmFlags: rd mr
 7fff30000000-7fff30003000 r-xp 0000f000 103:02 99887766                  /opt/a lib.so
 Anonymous:             0 kB
+Swap:                  0 kB
+VmFlags: rd mr
 """
 
 

@@ -117,6 +117,34 @@ def test_a_matrix_that_is_computed_is_left(tmp_path):
     assert pieces.cut(model.SerializeToString(), PIECE) == model.SerializeToString()
 
 
+def test_two_layers_may_share_their_weights(tmp_path):
+    """And the answer of a layer may be the network's own."""
+    model = onnx.load_from_string(network(tmp_path))
+    model.graph.node.insert(1, helper.make_node("Gemm", ["x", "weight", "bias"], ["w"], "twin", transB=1))
+    model.graph.output.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, ("N", ROWS)))
+    made = onnx.load_from_string(pieces.cut(model.SerializeToString(), PIECE))
+    assert [node.op_type for node in made.graph.node] == [*["Gemm"] * 5, "Concat", *["Gemm"] * 5, "Concat", "Relu"]
+    names = [tensor.name for tensor in made.graph.initializer]
+    assert len(names) == len(set(names)) == 12
+    assert np.array_equal(answers(made.SerializeToString(), tmp_path), answers(model.SerializeToString(), tmp_path))
+
+
+def test_weights_that_say_another_length_are_left(tmp_path):
+    """Rows would be cut out of the wrong places."""
+    model = onnx.load_from_string(network(tmp_path))
+    entry = next(each for each in model.graph.initializer[0].external_data if each.key == "length")
+    entry.value = str(int(entry.value) - 4 * COLUMNS)
+    assert pieces.cut(model.SerializeToString(), PIECE) == model.SerializeToString()
+
+
+def test_dimensions_may_be_packed(tmp_path):
+    """Other writers than the onnx package do so."""
+    unpacked = protobuf.integer(1, ROWS) + protobuf.integer(1, 300)
+    packed = protobuf.bytes_of(1, bytes([ROWS, 300 & 0x7F | 0x80, 300 >> 7]))
+    for message in (unpacked, packed):
+        assert [size for field in protobuf.raw(memoryview(message)) for size in protobuf.integers(field)] == [ROWS, 300]
+
+
 @pytest.mark.parametrize("content", [b"\x3a\x05ab", b"\xff", b"\x3b"])
 def test_what_is_no_message_is_an_error(content):
     """Never a guess."""

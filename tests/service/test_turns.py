@@ -297,6 +297,10 @@ def test_threads_keep_to_their_own_processors_while_the_others_are_busy(monkeypa
     assert both() == [False, False]
     other.tell_house(1)
     assert both() == [True, True]
+    used.clear()
+    with turns.decode(LARGE + 1):  # beside the engine
+        pass
+    assert used == [False]
     third = shared.take()  # a reload
     assert both() == [False, False]
     shared.leave(third)

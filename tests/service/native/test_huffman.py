@@ -130,6 +130,24 @@ def test_values_that_are_longer_than_any_are_read_by_libjpeg(sizes, here):
     assert np.array_equal(found.pixels, np.asarray(Image.open(io.BytesIO(data))))
 
 
+@pytest.mark.parametrize("count", [2, 3, 200])
+def test_tables_behind_the_last_of_several_scans_are_not_trusted(count):
+    """libjpeg reads them all before the first row, and checks only what it reads codes with: these would write beyond a table."""
+    def segment(kind: int, content: bytes) -> bytes:
+        return bytes([0xFF, kind]) + (len(content) + 2).to_bytes(2, "big") + content
+
+    one = bytes([1, *[0] * 15]) + b"\0"
+    data = b"".join([
+        b"\xff\xd8", segment(0xDB, b"\0" + b"\1" * 64), segment(0xC0, b"\x08\0\x20\0\x20\3" + b"\1\x11\0\2\x11\0\3\x11\0"),
+        segment(0xC4, b"\0" + one), segment(0xC4, b"\x10" + one), segment(0xDA, b"\1\1\0\0\x3f\0"), bytes(4),
+        segment(0xDA, b"\3\1\0\2\0\3\0\0\x3f\0"), bytes(12),
+        segment(0xC4, b"\x10" + bytes([count, *[0] * 15]) + b"\1" * count), b"\xff\xd9"])
+    for _ in range(20):  # a damaged heap may show later
+        found = jpeg.window(data, (32, 32), 1, False, Resize((32, 32), SMALL.how, (0, 0, 32, 32), (0, 0, 32, 32)))
+        assert found is None or found.mcus == 0
+    Image.open(io.BytesIO(data)).load()
+
+
 def test_the_path_uses_it(monkeypatch):
     """Not only the tests."""
     seen, usual = [], jpeg.window
