@@ -23,7 +23,8 @@ FILTERS = {Image.Resampling.BILINEAR: 0, Image.Resampling.BICUBIC: 1, Image.Resa
 LIBJPEG = [f"jpeg_{name}" for name in (
     "std_error", "CreateDecompress", "mem_src", "read_header", "start_decompress", "crop_scanline", "skip_scanlines",
     "read_scanlines", "finish_decompress", "destroy_decompress")]
-PROOF_FILES = ({"subsampling": 2}, {"subsampling": 0}, {"subsampling": 1, "progressive": True})
+PROOF_FILES = ({"subsampling": 2}, {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 1, "progressive": True})
+BEHIND = bytes(8000)  # after a picture's end: its last MCUs are no special case then
 PROOF = (187, 149)  # pixels: odd, so that weights don't come in pairs, and more than what is decoded around a window
 
 Sides = tuple[int, int]  # width, height
@@ -164,7 +165,7 @@ def _scene() -> Image.Image:
 def _proof_file(options: dict[str, int]) -> bytes:
     """The scene as a JPEG."""
     _scene().save(file := io.BytesIO(), "JPEG", **options)
-    return file.getvalue()
+    return file.getvalue() + BEHIND
 
 
 def _proofs() -> list[Resize]:
