@@ -133,8 +133,7 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
 
 /* width, height: as its header says. scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. whole: decode
    all of it; of a progressive file libjpeg smooths what scans are missing, over more than a margin. The rest as in resize_begin, for
-   the picture so decoded. figures: nanoseconds of it that were the resize, MCUs whose
-   Huffman codes were decoded here. */
+   the picture so decoded. figures: nanoseconds of it that were the resize, MCUs whose Huffman codes were decoded here. */
 int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale, int whole,
                   const float *box, int full_width, int full_height, const int *window, int filter, uint8_t *out,
                   int64_t *figures) {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
 
-from service import planning, server
+from service import board, planning, server
 from service.problems import StartError
 from service.settings import Settings
 
@@ -65,3 +66,12 @@ def test_the_plan_is_shown_with_its_reasons():
     assert "  workers           2 (8 usable CPUs, a process for every 4)" in lines
     assert "  batch cap         3 (set by QUADRANT_BATCH_CAP)" in lines
     assert any(line.startswith("  decode memory     256 MiB (half of 1.0 GiB") for line in lines)
+
+
+@pytest.mark.parametrize(("own_cpus", "started", "homes"), [(1, 2, True), (0, 2, False), (1, 3, False)])
+def test_processes_get_homes_where_as_many_start_as_were_planned(monkeypatch, own_cpus, started, homes):
+    """Whoever starts gunicorn by its own command line may say another number."""
+    monkeypatch.setattr(board, "_board", board.Board(1))
+    plan = dataclasses.replace(planning.plan(Settings(workers=2), cpus=2, memory=2**33), own_cpus=own_cpus)
+    server.configuration(Settings(), plan)["on_starting"](SimpleNamespace(cfg=SimpleNamespace(workers=started)))
+    assert (board._board.seat(board.take()).home >= 0) == homes
