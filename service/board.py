@@ -150,6 +150,11 @@ class Seat:
         return self.home >= 0 and self._board.in_home(self.home) == 1
 
     @property
+    def at_home(self) -> bool:
+        """It is to keep to its home: another process is busy in its own."""
+        return self.housed and not self.alone
+
+    @property
     def fewest_connections(self) -> int:
         """Of another process that serves; very many where there is none."""
         return min(self._board.others(self._row, CONNECTIONS), default=sys.maxsize)

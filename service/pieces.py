@@ -80,14 +80,11 @@ def _graph(graph: memoryview, most: int) -> bytes | None:
     weights = {name: tensor for name, tensor in (_read(each.content) for each in fields if each.number == INITIALIZER) if tensor}
     made: list[bytes] = []
     pieces: dict[str, bytes] = {}
-    cuts = 0
     for field in fields:
         parts = list(_nodes(field.content, weights, most, pieces)) if field.number == NODE else []
-        cuts += bool(parts)
         made += [protobuf.bytes_of(NODE, part) for part in parts] or [protobuf.encoded(field)]
-    if not cuts:
-        return None
-    return b"".join([*made, *(protobuf.bytes_of(INITIALIZER, piece) for piece in pieces.values())])
+    made += [protobuf.bytes_of(INITIALIZER, piece) for piece in pieces.values()]
+    return b"".join(made) if pieces else None
 
 
 def _nodes(node: memoryview, weights: dict[str, _Weights], most: int, pieces: dict[str, bytes]) -> Iterator[bytes]:

@@ -92,7 +92,7 @@ class Turns:
         turn = self._take(wanted, deadline)
         try:
             # A large picture decodes beside the engine: on whichever processor is free.
-            self.processors.use(not turn.large and not turn.alone and self._seat.housed)
+            self.processors.use(not turn.large and self._seat.at_home)
             yield
         finally:
             with self._lock:
@@ -119,15 +119,14 @@ class Turns:
             return
         with self._lock:
             self._wait(lambda: self._coming <= 0 or pictures() >= cap, pictures)
-            idle = self._seat.alone  # the other processes
-            alone = idle and pictures() <= LONE_BATCH
+            alone = self._seat.alone and pictures() <= LONE_BATCH
             used = self.cpus if alone else self._engine
             self._reserved += used  # from here on no picture is begun
             self._wait(lambda: self._decoding + self._engines + used <= max(self._width(), used), lambda: self._decoding)
             self._reserved -= used
             self._engines += used
         try:
-            self.processors.use(not idle and self._seat.housed)
+            self.processors.use(self._seat.at_home)
             yield alone
         finally:
             with self._lock:
@@ -177,8 +176,7 @@ class Turns:
 
     def _hand_on(self) -> None:
         """Let those in whose turn it is; each is woken alone. Under the lock."""
-        alone = self._seat.alone
-        width = self.cpus if alone else self.share
+        width = self._width()
         while True:
             first = []
             if self._asking and self._decoding + self._engines + self._reserved < width:
@@ -191,7 +189,6 @@ class Turns:
             if asking[0].wanted > self._free:
                 break  # for memory nobody is overtaken: a large picture would wait for ever
             turn = asking.popleft()
-            turn.alone = alone
             self._free -= turn.wanted
             if turn.large:
                 self._large += 1
@@ -207,7 +204,6 @@ class _Turn:
 
     def __init__(self, wanted: int, number: int) -> None:
         self.wanted, self.number, self.large = wanted, number, wanted > LARGE
-        self.alone = False  # the other processes were idle when it was granted
         self.granted = threading.Lock()
         self.granted.acquire()
 

@@ -90,8 +90,9 @@ static int unfilled(const struct source *source) {
 
 void huffman_begin(struct decompress *jpeg, struct huffman *huffman, decode_mcu *decode) {
     /* All that is there in the first scan: of several, jpeg_start_decompress has read all, and the tables behind them. */
-    const int plain = jpeg->input_scan_number == 1 && !jpeg->progressive_mode && !jpeg->arith_code && !jpeg->restart_interval && jpeg->data_precision == 8 &&
-                      jpeg->comps_in_scan == jpeg->num_components && jpeg->first_coefficient == 0 && jpeg->last_coefficient == 63;
+    const int plain = jpeg->input_scan_number == 1 && jpeg->comps_in_scan == jpeg->num_components && jpeg->data_precision == 8 &&
+                      !jpeg->progressive_mode && !jpeg->arith_code && !jpeg->restart_interval && jpeg->first_coefficient == 0 &&
+                      jpeg->last_coefficient == 63;
     if (!plain || !known(jpeg) || !unfilled(jpeg->source)) return;
     unsigned filled = 0;
     for (int i = 0; i < jpeg->blocks_in_mcu; i++) {

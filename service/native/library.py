@@ -89,9 +89,10 @@ def native() -> Native:
         libjpeg = _libjpeg()
     except (OSError, AttributeError) as error:
         return Native(code, None, f"resized {by}; decoded by Pillow: its libjpeg can't be asked: {error}")
-    if (file := _decodes_otherwise(code, libjpeg)) is not None:
+    file, mcus = _decodes(code, libjpeg)
+    if file is not None:
         return Native(code, None, f"resized {by}; decoded by Pillow: compiled code makes other pixels of {file}")
-    codes = "" if _reads_codes(code, libjpeg) else "; Huffman codes are read by libjpeg, of whose inside this one is not known"
+    codes = "" if mcus else "; Huffman codes are read by libjpeg, of whose inside this one is not known"
     return Native(code, libjpeg, f"JPEG decoded and all resized {by}{codes}")
 
 
@@ -103,26 +104,20 @@ def _resizes_otherwise(code: ctypes.CDLL) -> Image.Resampling | None:
     return next((each.how for each in _proofs() if not _same(resample.of(code, image, each), image, each)), None)
 
 
-def _decodes_otherwise(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]) -> dict[str, int] | None:
-    """The kind of JPEG of which it makes other pixels than Pillow; None: it makes the same."""
+def _decodes(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]) -> tuple[dict[str, int] | None, int]:
+    """The kind of JPEG of which it makes other pixels than Pillow, None: it makes the same; MCUs whose codes it read itself."""
     from service.native import jpeg
 
+    mcus = 0
     for options in PROOF_FILES:
-        data = _proof_file(options)
-        decoded = Image.open(io.BytesIO(data))
+        _scene().save(file := io.BytesIO(), "JPEG", **options)
+        data, decoded = file.getvalue() + BEHIND, Image.open(file)
         for resize in _proofs()[:3]:
             found = jpeg.of(code, libjpeg, data, PROOF, 1, "progressive" in options, resize)
             if found is None or not _same(found.pixels, decoded, resize):
-                return options
-    return None
-
-
-def _reads_codes(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]) -> bool:
-    """It was used in that proof, so that it is proven too: huffman.c."""
-    from service.native import jpeg
-
-    found = jpeg.of(code, libjpeg, _proof_file(PROOF_FILES[0]), PROOF, 1, False, _proofs()[0])
-    return found is not None and found.mcus > 0
+                return options, mcus
+            mcus += found.mcus
+    return None, mcus
 
 
 def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
@@ -160,12 +155,6 @@ def _scene() -> Image.Image:
     slopes = np.add.outer(np.linspace(0, 150, height), np.linspace(0, 60, width))[:, :, None] * (1.0, 0.8, 0.5)
     noise = (np.arange(slopes.size, dtype=np.uint32) * 2654435761 >> 26).reshape(slopes.shape)  # Knuth's multiplicative hash
     return Image.fromarray((slopes + noise).astype(np.uint8))
-
-
-def _proof_file(options: dict[str, int]) -> bytes:
-    """The scene as a JPEG."""
-    _scene().save(file := io.BytesIO(), "JPEG", **options)
-    return file.getvalue() + BEHIND
 
 
 def _proofs() -> list[Resize]:

@@ -68,7 +68,7 @@ def test_threads_that_are_started_inside_inherit_it():
     assert os.sched_getaffinity(0) == every
 
 
-def test_where_it_fails_all_goes_on_without(monkeypatch, bound, capsys):
+def test_where_it_fails_all_goes_on_without(monkeypatch, bound):
     """A container's processors may be taken away while it runs."""
     def fail(*_: object) -> None:
         raise OSError(22, "Invalid argument")
