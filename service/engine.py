@@ -16,8 +16,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import board, cuda, images, logs, packed
+from service import board, cuda, logs, packed
+from service.examples import pixels_of
 from service.modelfile import WAY_OUT, ModelFile
+from service.native.operators import Operators
 from service.planning import LONE_BATCH
 from service.problems import StartError
 from service.recipe import Golden
@@ -60,7 +62,10 @@ class Engine:
 
     alone_s = 0.0
 
-    def __init__(self, model: ModelFile, provider: str = "auto", threads: int = 1, kept: Path | None = None) -> None:
+    def __init__(
+        self, model: ModelFile, provider: str = "auto", threads: int = 1, kept: Path | None = None,
+        operators: Operators | None = None,
+    ) -> None:
         """Make the session.
 
         Args:
@@ -68,11 +73,12 @@ class Engine:
             provider: cpu, cuda or auto.
             threads: of one run.
             kept: folder of packed weights; without one each session orders its own.
+            operators: that may take the place of ONNX Runtime's own in the packed form.
         Raises:
             StartError: the provider can't be had, ONNX Runtime refuses the model, or it isn't as decision 1 has it.
         """
         self.model = model
-        self._kept = kept
+        self._kept, self._operators = kept, operators
         self._packed: packed.Found | None = None  # only CPUs have any
         self._threads = threads
         self._session, self.provider, self.reason = self._open(provider, threads)
@@ -108,8 +114,8 @@ class Engine:
             StartError, EngineFault: as `prove`; all goes on without.
         """
         if threads > self._threads and self.provider == "cpu":
-            wide = _session(self.model, [CPU], threads, self._packed.path if self._packed else None)
-            self._prove(*self._examples(), LONE_BATCH, wide, "cpu, on all processors")
+            wide = _session(self.model, [CPU], threads, self._packed)
+            self._prove(self.model.golden, LONE_BATCH, wide, "cpu, on all processors")
             self._wide = wide
 
     def run(self, pixels: NDArray[np.uint8], alone: bool = False) -> NDArray[np.float32]:
@@ -170,24 +176,17 @@ class Engine:
             StartError: this machine doesn't reproduce them, or a picture's answer depends on its company.
             EngineFault: as `run`.
         """
-        worst, self.alone_s = self._prove(*self._examples(golden), company, self._session, self.provider)
+        examples = self.model.golden if golden is None else golden
+        worst, self.alone_s = self._prove(examples, company, self._session, self.provider)
         return worst
 
-    def _examples(self, golden: Sequence[Golden] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Pictures (N, height, width, 3) and what was recorded of them (N, classes)."""
-        examples = self.model.golden if golden is None else golden
-        recipe = self.model.recipe
-        pixels = np.stack([
-            images.prepare(example.png, recipe.preprocessing, recipe.input.width, recipe.input.height).pixels
-            for example in examples
-        ])
-        return pixels, np.array([example.probabilities for example in examples], np.float32)
-
     def _prove(
-        self, pixels: NDArray[np.uint8], expected: NDArray[np.float32], company: int, session: Any, where: str,
+        self, examples: Sequence[Golden], company: int, session: Any, where: str,
     ) -> tuple[float, float]:
         """As `prove`, with one of the two sessions; and the seconds of the quickest single picture."""
         recipe, rows, seconds = self.model.recipe, [], []
+        pixels = pixels_of(recipe, examples)
+        expected = np.array([example.probabilities for example in examples], np.float32)
         for row in pixels:
             start = time.monotonic()
             rows.append(self._run(row[None], session))
@@ -230,10 +229,10 @@ class Engine:
 
     def _on_cpu(self, threads: int) -> onnxruntime.InferenceSession:
         """A session of the packed form; of the model itself where there is none."""
-        self._packed = self._packed or packed.find(self.model, self._kept)
-        if graph := self._packed.path:
+        self._packed = self._packed or packed.find(self.model, self._kept, self._operators)
+        if self._packed.path:
             try:
-                return _session(self.model, [CPU], threads, graph)
+                return _session(self.model, [CPU], threads, self._packed)
             except StartError as error:
                 log.warning("packed_weights_damaged", reason=str(error))
                 self.forget_packed()
@@ -254,7 +253,7 @@ def _lacking_cuda() -> str:
 
 
 def _session(
-    model: ModelFile, providers: list[Any], threads: int, packed_graph: Path | None = None,
+    model: ModelFile, providers: list[Any], threads: int, kept: packed.Found | None = None,
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # Left to itself, ONNX Runtime counts the host's cores, not the container's (onnxruntime#29510).
@@ -263,6 +262,7 @@ def _session(
     # Spinning threads would take the cores that decoding needs beside them (rf-detr#1456).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    packed_graph = kept.path if kept else None
     orders = packed_graph or model.recipe.precision in PREPACKED
     options.add_session_config_entry("session.disable_prepacking", "0" if orders else "1")
     if providers == [CPU]:
@@ -273,6 +273,8 @@ def _session(
     model.require_unchanged()
     path = packed_graph or model.path
     try:
+        if kept and kept.operators:
+            options.register_custom_ops_library(str(kept.operators))
         # By its path: ONNX Runtime maps the file of external weights, so that all processes share one copy of them.
         # One after the other in all processes: each orders the weights, packed ones once more to compare them.
         with board.seat().one_at_a_time():

@@ -20,6 +20,7 @@ from service.engine import Engine, EngineFault
 from service.intact import Intact
 from service.metrics import MODEL_LOAD_SECONDS
 from service.modelfile import ModelFile
+from service.native.operators import operators
 from service.planning import Plan
 from service.problems import ModelNotReady, StartError
 from service.settings import Settings
@@ -102,7 +103,8 @@ class Loader:
 
     def _open(self, model: ModelFile, kept: Path | None) -> Engine:
         with self.admission.turns.processors.inherited():  # ONNX Runtime's, for as long as the session: a reload is soon over
-            return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
+            found = operators() if self._settings.winograd == "auto" else None
+            return Engine(model, self._settings.provider, self._planned.engine_threads, kept, found)
 
     def widen(self, name: str, engine: Engine) -> threading.Thread | None:
         """Give an engine that answers already its session on all processors, in a thread of its own: nobody waits for that."""

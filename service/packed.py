@@ -25,21 +25,22 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from service import logs, pieces
+from service import logs, packing, winograd
 from service.modelfile import ModelFile
+from service.native.operators import Operators
+from service.packing import GRAPH, WEIGHTS
 
 log = logs.get(__name__)
 
-FORM = "2"  # of what is kept
-GRAPH, WEIGHTS, DIGEST = "model.onnx", "weights.bin", "sha256"
+FORM = "3"  # of what is kept
+DIGEST = "sha256"
 OURS, UNFINISHED, TRIED = re.compile(r"[0-9a-f]{32}"), ".new-", ".tried"  # names in the folder; all else is somebody's
-LEAST_BYTES = 1024  # smaller weights stay in the graph; ONNX Runtime writes down only what lies outside of it
 KEPT_S = 30 * 86_400  # what no start has used for so long goes
 RETRY_S = 86_400  # after a try that ended its process, most likely for want of memory
 # The golden examples of int8 leave room for other processors' kernels, so that damage could hide there; those of fp32 leave none,
 # and reading all of a large network's weights would cost each start a quarter of a second.
 HASHED_BYTES = 2**27
-TIMES_THE_MODEL = 3  # free space that is wanted: the weights as they were are written too
+TIMES_THE_MODEL = 5  # free space that is wanted: the weights as they were are written too, before and after some are transformed
 IN_MEMORY = ("tmpfs", "ramfs")
 
 
@@ -48,6 +49,7 @@ class Found(NamedTuple):
 
     path: Path | None
     reason: str
+    operators: Path | None = None  # the library without which no session can be made of it
 
 
 def folder(setting: str) -> Path | None:
@@ -61,12 +63,13 @@ def folder(setting: str) -> Path | None:
     return None
 
 
-def find(model: ModelFile, place: Path | None) -> Found:
+def find(model: ModelFile, place: Path | None, operators: Operators | None = None) -> Found:
     """The packed form of a model; made if it isn't there, by one process while the others wait.
 
     Args:
         model: opened and checked; its files are read again only to make it.
         place: folder of all of them.
+        operators: that may take the place of ONNX Runtime's own; the form without them is another.
     """
     if place is None:
         return Found(None, "nothing is kept (QUADRANT_PACKED_WEIGHTS)")
@@ -74,15 +77,18 @@ def find(model: ModelFile, place: Path | None) -> Found:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if reason := _unfit(place):
             return Found(None, reason)
-        found = place / _key(model)
+        found = place / _key(model, operators)
         if not _whole(found):
             with _one_at_a_time(place):
                 if not _whole(found):
-                    _make(model, found)
+                    _make(model, found, operators)
         os.utime(found)
+        layers = winograd.count((found / GRAPH).read_bytes()) if operators else 0
     except Exception as error:  # OSError, and the runtime's, which have no common ancestor; it goes without
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return Found(None, f"weights can't be kept in {place}: {reason}")
+    if operators and layers:
+        return Found(found / GRAPH, f"mapped from {found}; {layers} layers by Winograd's F(2 x 2, 3 x 3)", operators.file)
     return Found(found / GRAPH, f"mapped from {found}")
 
 
@@ -144,9 +150,10 @@ def _filesystem(place: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str
     return kind
 
 
-def _key(model: ModelFile) -> str:
+def _key(model: ModelFile, operators: Operators | None) -> str:
     """Whatever the order depends on."""
-    wanted = (FORM, model.digest, onnxruntime.__version__, platform.machine(), _processor())
+    ours = f"{operators.version}, {operators.lanes}" if operators else ""
+    wanted = (FORM, model.digest, onnxruntime.__version__, platform.machine(), _processor(), ours)
     return hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:32]
 
 
@@ -166,7 +173,7 @@ def _one_at_a_time(place: Path) -> Iterator[None]:
         yield
 
 
-def _make(model: ModelFile, target: Path) -> None:
+def _make(model: ModelFile, target: Path, operators: Operators | None) -> None:
     """Make one; a mark stays behind where that ends the process, so that its successors don't try again and again.
 
     Raises:
@@ -183,47 +190,17 @@ def _make(model: ModelFile, target: Path) -> None:
     tried.touch()
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as new:
-            _write(model, Path(new))
+            packing.write(model, Path(new), operators)
+            (Path(new) / DIGEST).write_text(_digest(Path(new)))
+            for written in Path(new).iterdir():
+                with open(written, "rb") as file:
+                    os.fsync(file.fileno())  # a power cut must not leave a name without its bytes
             _remove(target)  # what is left of a damaged one
             os.rename(new, target)  # now: nobody ever sees half of it
             os.mkdir(new)  # for the end of the block
     finally:
         tried.unlink()
     log.debug("weights_packed", path=str(target), seconds=round(time.monotonic() - start, 3))
-
-
-def _write(model: ModelFile, folder: Path) -> None:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(folder / GRAPH)
-    for name, value in {
-        "optimized_model_external_initializers_file_name": WEIGHTS,
-        "optimized_model_external_initializers_min_size_in_bytes": str(LEAST_BYTES),
-        "save_external_prepacked_constant_initializers": "1",
-        "model_external_initializers_file_folder_path": str(model.path.parent),
-    }.items():
-        options.add_session_config_entry(f"session.{name}", value)
-    model.require_unchanged()
-    onnxruntime.InferenceSession(_in_pieces(model) or str(model.path), options, providers=["CPUExecutionProvider"])
-    model.require_unchanged()
-    (folder / DIGEST).write_text(_digest(folder))
-    for written in folder.iterdir():
-        with open(written, "rb") as file:
-            os.fsync(file.fileno())  # a power cut must not leave a name without its bytes
-
-
-def _in_pieces(model: ModelFile) -> bytes | None:
-    """The model with its large layers cut; None where there are none."""
-    if not model.external:
-        return None
-    content = model.path.read_bytes()
-    try:
-        cut = pieces.cut(content)
-    except (ValueError, LookupError) as error:  # ONNX Runtime is the judge of it
-        log.warning("model_not_cut", model=str(model.path), reason=str(error))
-        return None
-    return None if cut is content else cut
 
 
 def _tidy(place: Path) -> None:

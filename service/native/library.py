@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FILE = Path(__file__).with_name("libnative.so")
-VERSION = 4  # of the functions in C
+VERSION = 5  # of the functions in C
 PROCESSORS = ("x86_64", "AMD64")  # elsewhere compilers contract sums, and Pillow's weights may be others in the last bit
 MAPS = Path("/proc/self/maps")
 OK, NO_MEMORY = 0, 1
@@ -72,16 +72,10 @@ class Native(NamedTuple):
 @cache
 def native() -> Native:
     """Load it and prove it: a library that gives one other bit than Pillow is not used."""
-    if platform.machine() not in PROCESSORS:
-        return Native(None, None, f"by Pillow: on {platform.machine()} the compiled code was never tried")
-    if not FILE.exists():
-        return Native(None, None, f"by Pillow: {FILE.name} was not compiled (service/native/build needs a C compiler)")
     try:
-        code = _declared(ctypes.CDLL(str(FILE)))
-        if (version := code.quadrant_version()) != VERSION:
-            raise OSError(f"it has version {version} instead of {VERSION}: run service/native/build")
+        code = loaded()
     except (OSError, AttributeError) as error:
-        return Native(None, None, f"by Pillow: {FILE.name} can't be used: {error}")
+        return Native(None, None, f"by Pillow: {error}")
     if (how := _resizes_otherwise(code)) is not None:
         return Native(None, None, f"by Pillow: {FILE.name} resizes to other pixels than Pillow ({how.name.lower()})")
     by = f"by compiled code, {'with AVX2' if code.quadrant_vectors() else 'without vector instructions'}"
@@ -94,6 +88,25 @@ def native() -> Native:
         return Native(code, None, f"resized {by}; decoded by Pillow: compiled code makes other pixels of {file}")
     codes = "" if mcus else "; Huffman codes are read by libjpeg, of whose inside this one is not known"
     return Native(code, libjpeg, f"JPEG decoded and all resized {by}{codes}")
+
+
+def loaded() -> ctypes.CDLL:
+    """The library, with the types that its functions take.
+
+    Raises:
+        OSError, AttributeError: it isn't there, or it can't be used here.
+    """
+    if platform.machine() not in PROCESSORS:
+        raise OSError(f"on {platform.machine()} the compiled code was never tried")
+    if not FILE.exists():
+        raise OSError(f"{FILE.name} was not compiled (service/native/build needs a C compiler)")
+    try:
+        code = _declared(ctypes.CDLL(str(FILE)))
+        if (version := code.quadrant_version()) != VERSION:
+            raise OSError(f"it has version {version} instead of {VERSION}: run service/native/build")
+    except (OSError, AttributeError) as error:
+        raise OSError(f"{FILE.name} can't be used: {error}") from error
+    return code
 
 
 def _resizes_otherwise(code: ctypes.CDLL) -> Image.Resampling | None:
@@ -127,7 +140,8 @@ def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
         AttributeError: it lacks one.
     """
     resize: list[Any] = [ctypes.c_float * 4, ctypes.c_int, ctypes.c_int, ctypes.c_int * 4, ctypes.c_int, ctypes.c_void_p]
-    code.quadrant_version.argtypes = code.quadrant_vectors.argtypes = []
+    code.quadrant_version.argtypes = code.quadrant_vectors.argtypes = code.quadrant_lanes.argtypes = []
+    code.quadrant_group.argtypes = [ctypes.c_int]
     code.quadrant_resample.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, *resize]
     code.quadrant_jpeg.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
                                    ctypes.c_int, *resize, ctypes.c_int64 * 2]

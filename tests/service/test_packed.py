@@ -17,6 +17,7 @@ from service.admission import Admission
 from service.engine import Engine, EngineFault
 from service.loading import Loader
 from service.modelfile import ModelFile
+from service.native.operators import Operators
 from service.planning import plan
 from service.problems import StartError
 from service.settings import Settings
@@ -73,10 +74,10 @@ def test_it_is_made_once(tiny_model, place, monkeypatch):
     """However many processes start at the same time; what was there before the lock came is taken."""
     made, make = [], packed._make
 
-    def slowly(model: ModelFile, target: Path) -> None:
+    def slowly(model: ModelFile, target: Path, operators: Operators | None) -> None:
         made.append(target)
         time.sleep(0.05)
-        make(model, target)
+        make(model, target, operators)
 
     monkeypatch.setattr(packed, "_make", slowly)
     with ThreadPoolExecutor(4) as pool:
@@ -114,7 +115,7 @@ def test_a_try_that_ended_its_process_is_not_repeated(tiny_model, place, monkeyp
 
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(packed, "_write", killed)
+        monkeypatch.setattr(packed.packing, "write", killed)
         packed.find(tiny_model, place)
     os.waitpid(child, 0)
     assert "an earlier try ended its process" in packed.find(tiny_model, place).reason
@@ -143,7 +144,7 @@ def test_a_failure_leaves_nothing_behind(tiny_model, place, monkeypatch):
         raise RuntimeError("disk full\nand more")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
-    assert packed.find(tiny_model, place) == (None, f"weights can't be kept in {place}: disk full")
+    assert packed.find(tiny_model, place) == packed.Found(None, f"weights can't be kept in {place}: disk full")
     assert entries(place) == []
 
 
@@ -158,7 +159,7 @@ def test_a_folder_that_others_can_write_is_not_trusted(tiny_model, place):
     """They could put weights there."""
     place.mkdir(parents=True)
     place.chmod(0o777)
-    assert packed.find(tiny_model, place) == (None, f"{place} belongs to others, or others may write there")
+    assert packed.find(tiny_model, place) == packed.Found(None, f"{place} belongs to others, or others may write there")
     assert entries(place) == []
 
 
@@ -173,7 +174,7 @@ def test_a_folder_that_cannot_be_made(tiny_model, tmp_path):
 def test_memory_is_not_spent_on_files_in_memory(tiny_model, place, monkeypatch):
     """A tmpfs would hold what each process can hold itself."""
     monkeypatch.setattr(packed, "_filesystem", lambda _: "tmpfs")
-    assert packed.find(tiny_model, place) == (None, f"{place} lies in memory")
+    assert packed.find(tiny_model, place) == packed.Found(None, f"{place} lies in memory")
 
 
 def test_the_type_of_a_filesystem(tmp_path):
@@ -239,7 +240,7 @@ def test_a_model_that_is_wrong_itself_is_proven_once(tmp_path, monkeypatch):
 def test_large_layers_are_cut_before_they_are_ordered(tmp_path, place, monkeypatch):
     """Whatever that makes of the model is what is packed, and what is proven; weights in the model itself are never cut."""
     cut: list[bytes] = []
-    monkeypatch.setattr(packed.pieces, "cut", lambda content: cut.append(content) or bytes(bytearray(content)))
+    monkeypatch.setattr(packed.packing.pieces, "cut", lambda content: cut.append(content) or bytes(bytearray(content)))
     outside = ModelFile.open(models.build(tmp_path / "outside" / "1" / "model.onnx", external=True))
     assert Engine(outside, "cpu", 1, place).packed
     assert cut == [outside.path.read_bytes()]
@@ -252,5 +253,5 @@ def test_a_model_that_cannot_be_cut_is_packed_whole(tmp_path, place, monkeypatch
     def fail(_: bytes) -> bytes:
         raise UnicodeDecodeError("utf-8", b"", 0, 1, "no text")
 
-    monkeypatch.setattr(packed.pieces, "cut", fail)
+    monkeypatch.setattr(packed.packing.pieces, "cut", fail)
     assert Engine(ModelFile.open(models.build(tmp_path / "outside" / "1" / "model.onnx", external=True)), "cpu", 1, place).packed

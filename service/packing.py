@@ -1,0 +1,98 @@
+"""A model → its packed form: the graph as ONNX Runtime optimises it here, its weights in this processor's order.
+
+Large fully connected layers are cut before (`pieces`); 3 × 3 convolutions are replaced once ONNX Runtime has optimised the graph
+(`winograd`), if what that gives is next to the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service import logs, pieces, winograd
+from service.examples import pixels_of
+from service.modelfile import ModelFile
+from service.native.operators import Operators
+
+log = logs.get(__name__)
+
+GRAPH, WEIGHTS = "model.onnx", "weights.bin"
+LEAST_BYTES = 1024  # smaller weights stay in the graph; ONNX Runtime writes down only what lies outside of it
+MOST_APART = 5e-6  # of a probability: half of what the golden examples of fp32 allow
+
+
+def write(model: ModelFile, folder: Path, operators: Operators | None) -> None:
+    """Make GRAPH, and WEIGHTS unless all are so small that they lie in it.
+
+    Args:
+        model: opened and checked; its files are read again.
+        folder: empty.
+        operators: that may take the place of ONNX Runtime's own.
+    Raises:
+        OSError, StartError, and the runtime's exceptions, which have no common ancestor: it can't be made.
+    """
+    model.require_unchanged()
+    source = _in_pieces(model)
+    if not (operators and _replaced(model, source, folder, operators)):
+        _save(source, model.path.parent, folder, (GRAPH, WEIGHTS), prepack=True)
+    model.require_unchanged()
+
+
+def _in_pieces(model: ModelFile) -> bytes:
+    """The model with its large layers cut, if it has any."""
+    source = model.path.read_bytes()
+    try:
+        return pieces.cut(source) if model.external else source
+    except (ValueError, LookupError) as error:  # ONNX Runtime is the judge of it
+        log.warning("model_not_cut", model=str(model.path), reason=str(error))
+        return source
+
+
+def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operators) -> bool:
+    """Make it with other operators; whether there is something to replace, and the answers are next to the same."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            if not winograd.wanted(source, operators):
+                return False
+            pixels, between = pixels_of(model.recipe, model.golden), Path(name)
+            plain = _answers(_save(source, model.path.parent, between, ("plain.onnx", "plain.bin"), prepack=False), pixels)
+            replaced = winograd.replace((between / "plain.onnx").read_bytes(), between, "transformed.bin", operators)
+            found = _answers(_save(replaced, between, folder, (GRAPH, WEIGHTS), prepack=True, operators=operators), pixels)
+        apart = float(np.abs(found - plain).max())
+        reason = f"a probability differs by {apart:.1e}; expected at most {MOST_APART:.0e}"
+        if apart <= MOST_APART:
+            return True
+    except Exception as error:  # of the runtime, or a model that `winograd` doesn't understand
+        reason = str(error) or repr(error)
+    log.warning("convolutions_not_replaced", model=str(model.path), reason=reason)
+    for each in (GRAPH, WEIGHTS):
+        (folder / each).unlink(missing_ok=True)
+    return False
+
+
+def _save(
+    source: bytes, beside: Path, folder: Path, names: tuple[str, str], prepack: bool, operators: Operators | None = None,
+) -> onnxruntime.InferenceSession:
+    """A session of a model whose other files lie `beside` it, and what it made of that: graph and weights by these names."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / names[0])
+    for name, value in {
+        "optimized_model_external_initializers_file_name": names[1],
+        "optimized_model_external_initializers_min_size_in_bytes": str(LEAST_BYTES),
+        "save_external_prepacked_constant_initializers": str(int(prepack)),
+        "model_external_initializers_file_folder_path": str(beside),
+    }.items():
+        options.add_session_config_entry(f"session.{name}", value)
+    if operators:
+        options.register_custom_ops_library(str(operators.file))
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _answers(session: onnxruntime.InferenceSession, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: pixels})[0])
