@@ -103,7 +103,7 @@ class Loader:
 
     def _open(self, model: ModelFile, kept: Path | None) -> Engine:
         with self.admission.turns.processors.inherited():  # ONNX Runtime's, for as long as the session: a reload is soon over
-            found = operators() if self._settings.winograd == "auto" else None
+            found = operators() if self._settings.operators == "auto" else None
             return Engine(model, self._settings.provider, self._planned.engine_threads, kept, found)
 
     def widen(self, name: str, engine: Engine) -> threading.Thread | None:

@@ -7,17 +7,19 @@ Source: onnx.proto for the fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 from service import protobuf
 from service.protobuf import BYTES, FIXED32, VARINT, Field
 
-FLOAT, FLOAT_BYTES, EXTERNAL = 1, 4, 1
+FLOAT, BYTE = 1, 2  # TensorProto.DataType
+FLOAT_BYTES, EXTERNAL = 4, 1
 
 MODEL_GRAPH, OPSET = 7, 8  # of ModelProto
-NODE, INITIALIZER = 1, 5  # of GraphProto
+NODE, INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12  # of GraphProto
+VALUE_NAME, VALUE_TYPE, TENSOR_TYPE, ELEMENT_TYPE = 1, 2, 1, 1  # of ValueInfoProto and TypeProto
 INPUT, OUTPUT, NAME, OP_TYPE, ATTRIBUTE, DOMAIN = 1, 2, 3, 4, 5, 7  # of NodeProto
 DIMS, DATA_TYPE, TENSOR_NAME, RAW, OUTSIDE, LOCATION = 1, 2, 8, 9, 13, 14  # of TensorProto
 A_NAME, A_FLOAT, A_INT, A_BYTES, A_INTS, A_TYPE = 1, 2, 3, 4, 8, 20  # of AttributeProto
@@ -80,6 +82,39 @@ class Replacement(NamedTuple):
     initializers: dict[str, bytes]
 
 
+def inputs(model: bytes) -> list[str]:
+    """What a model's graph is given that isn't among its initializers.
+
+    Raises:
+        protobuf.Malformed: no such message.
+    """
+    return [protobuf.text(value, VALUE_NAME) for graph in protobuf.views(memoryview(model), MODEL_GRAPH)
+            for value in protobuf.views(graph, GRAPH_INPUT)]
+
+
+def part(model: bytes, nodes: Container[str], output: str, kind: int) -> bytes:
+    """A model of some of the nodes alone.
+
+    Args:
+        nodes: first outputs of those that stay.
+        output: the one value that comes out, of this data type.
+    Raises:
+        protobuf.Malformed: no such message.
+    """
+    made = []
+    for field in protobuf.raw(memoryview(model)):
+        if field.number != MODEL_GRAPH:
+            made.append(protobuf.encoded(field))
+            continue
+        kept = [each for each in protobuf.raw(field.content) if each.number != GRAPH_OUTPUT
+                and (each.number != NODE or Node(each.content).outputs[0] in nodes)]
+        tensor = protobuf.bytes_of(TENSOR_TYPE, protobuf.integer(ELEMENT_TYPE, kind))
+        value = protobuf.bytes_of(VALUE_NAME, output.encode()) + protobuf.bytes_of(VALUE_TYPE, tensor)
+        graph = b"".join(map(protobuf.encoded, kept)) + protobuf.bytes_of(GRAPH_OUTPUT, value)
+        made.append(protobuf.bytes_of(MODEL_GRAPH, graph))
+    return b"".join(made)
+
+
 def replaced(
     model: bytes, change: Callable[[Node, Mapping[str, Weights]], Replacement | None], domain: str | None = None,
 ) -> bytes:
@@ -134,10 +169,10 @@ def attribute(name: str, value: int | Sequence[int]) -> bytes:
     return protobuf.bytes_of(ATTRIBUTE, protobuf.bytes_of(A_NAME, name.encode()) + content)
 
 
-def initializer(name: str, dims: Sequence[int], content: bytes | dict[str, str]) -> bytes:
-    """A TensorProto of float32: its bytes, or where they lie (location, offset, length)."""
+def initializer(name: str, dims: Sequence[int], content: bytes | dict[str, str], kind: int = FLOAT) -> bytes:
+    """A TensorProto of one data type: its bytes, or where they lie (location, offset, length)."""
     fields = [protobuf.integer(DIMS, size) for size in dims]
-    fields += [protobuf.integer(DATA_TYPE, FLOAT), protobuf.bytes_of(TENSOR_NAME, name.encode())]
+    fields += [protobuf.integer(DATA_TYPE, kind), protobuf.bytes_of(TENSOR_NAME, name.encode())]
     if isinstance(content, bytes):
         fields.append(protobuf.bytes_of(RAW, content))
     else:

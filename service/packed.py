@@ -18,6 +18,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from service import logs, packing, winograd
+from service import logs, packing
 from service.modelfile import ModelFile
 from service.native.operators import Operators
 from service.packing import GRAPH, WEIGHTS
@@ -83,13 +84,13 @@ def find(model: ModelFile, place: Path | None, operators: Operators | None = Non
                 if not _whole(found):
                     _make(model, found, operators)
         os.utime(found)
-        layers = winograd.count((found / GRAPH).read_bytes()) if operators else 0
+        ours = packing.replaced((found / GRAPH).read_bytes()) if operators else Counter()
     except Exception as error:  # OSError, and the runtime's, which have no common ancestor; it goes without
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return Found(None, f"weights can't be kept in {place}: {reason}")
-    if operators and layers:
-        return Found(found / GRAPH, f"mapped from {found}; {layers} layers by Winograd's F(2 x 2, 3 x 3)", operators.file)
-    return Found(found / GRAPH, f"mapped from {found}")
+    words = ", ".join(f"{count} {kind}" for kind, count in ours.items())
+    return Found(found / GRAPH, f"mapped from {found}{'; operators of our own: ' if ours else ''}{words}",
+                 operators.file if operators and ours else None)
 
 
 def forget(graph: Path) -> None:

@@ -7,16 +7,18 @@ Large fully connected layers are cut before (`pieces`); 3 × 3 convolutions are 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import logs, pieces, winograd
+from service import front, logs, onnxgraph, pieces, winograd
 from service.examples import pixels_of
 from service.modelfile import ModelFile
-from service.native.operators import Operators
+from service.native.operators import DOMAIN, Operators
 
 log = logs.get(__name__)
 
@@ -42,6 +44,11 @@ def write(model: ModelFile, folder: Path, operators: Operators | None) -> None:
     model.require_unchanged()
 
 
+def replaced(graph: bytes) -> Counter[str]:
+    """How many of which operators of our own a packed graph has."""
+    return Counter(node.kind for node, _ in onnxgraph.nodes(graph) if node.domain == DOMAIN)
+
+
 def _in_pieces(model: ModelFile) -> bytes:
     """The model with its large layers cut, if it has any."""
     source = model.path.read_bytes()
@@ -55,13 +62,16 @@ def _in_pieces(model: ModelFile) -> bytes:
 def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operators) -> bool:
     """Make it with other operators; whether there is something to replace, and the answers are next to the same."""
     try:
+        size = model.recipe.input
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            if not winograd.wanted(source, operators):
-                return False
             pixels, between = pixels_of(model.recipe, model.golden), Path(name)
             plain = _answers(_save(source, model.path.parent, between, ("plain.onnx", "plain.bin"), prepack=False), pixels)
-            replaced = winograd.replace((between / "plain.onnx").read_bytes(), between, "transformed.bin", operators)
-            found = _answers(_save(replaced, between, folder, (GRAPH, WEIGHTS), prepack=True, operators=operators), pixels)
+            optimised = (between / "plain.onnx").read_bytes()
+            changed = winograd.replace(optimised, between, "transformed.bin", operators)
+            changed = front.replace(changed, size.height, size.width, lambda part, x: _answers(_session(part, between), x))
+            if changed is optimised:
+                return False
+            found = _answers(_save(changed, between, folder, (GRAPH, WEIGHTS), prepack=True, operators=operators), pixels)
         apart = float(np.abs(found - plain).max())
         reason = f"a probability differs by {apart:.1e}; expected at most {MOST_APART:.0e}"
         if apart <= MOST_APART:
@@ -79,20 +89,25 @@ def _save(
 ) -> onnxruntime.InferenceSession:
     """A session of a model whose other files lie `beside` it, and what it made of that: graph and weights by these names."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / names[0])
     for name, value in {
         "optimized_model_external_initializers_file_name": names[1],
         "optimized_model_external_initializers_min_size_in_bytes": str(LEAST_BYTES),
         "save_external_prepacked_constant_initializers": str(int(prepack)),
-        "model_external_initializers_file_folder_path": str(beside),
     }.items():
         options.add_session_config_entry(f"session.{name}", value)
     if operators:
         options.register_custom_ops_library(str(operators.file))
+    return _session(source, beside, options)
+
+
+def _session(source: bytes, beside: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
+    options = options or onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(beside))
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def _answers(session: onnxruntime.InferenceSession, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _answers(session: onnxruntime.InferenceSession, pixels: NDArray[np.uint8]) -> NDArray[Any]:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: pixels})[0])

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import onnxgraph
-from service.native.operators import Operators
+from service.native.operators import DOMAIN, Operators
 from service.onnxgraph import Node, Replacement, Weights
 
-BLOCKED, DOMAIN, KIND = "com.microsoft.nchwc", "quadrant", "WinogradConv"
+BLOCKED, KIND = "com.microsoft.nchwc", "WinogradConv"
 PLACES = 16  # of a transformed tile
 SIDE = 3
 ALIGNMENT = 4096  # of weights in their file: pages can be mapped
@@ -60,21 +60,6 @@ def replace(model: bytes, folder: Path, weights: str, operators: Operators) -> b
         return onnxgraph.replaced(model, change, DOMAIN)
 
 
-def wanted(model: bytes, operators: Operators) -> bool:
-    """Whether a model has a layer that could be replaced once ONNX Runtime has optimised it.
-
-    Raises:
-        protobuf.Malformed: no such message.
-    """
-    return any(node.kind == "Conv" and any(_sized(known[name].dims, operators) for name in node.inputs[1:2] if name in known)
-               for node, known in onnxgraph.nodes(model))
-
-
-def count(model: bytes) -> int:
-    """Layers of a packed model that are of this kind."""
-    return model.count(KIND.encode())
-
-
 def _fits(node: Node, matrix: Weights, bias: Weights, operators: Operators) -> bool:
     attributes = node.attributes
     return (
@@ -82,7 +67,8 @@ def _fits(node: Node, matrix: Weights, bias: Weights, operators: Operators) -> b
         and all(attributes.get(name, value) == value for name, value in PLAIN.items())
         and len(_pads(node)) == 4 and set(_pads(node)) <= {0, 1}
         and attributes.get("activation", b"Relu") == b"Relu"
-        and _sized(matrix.dims, operators) and bias.dims == matrix.dims[:1]
+        and matrix.dims[2:] == [SIDE, SIDE] and bias.dims == matrix.dims[:1]
+        and matrix.dims[0] % operators.group == 0 and matrix.dims[1] % operators.lanes == 0
     )
 
 
@@ -90,10 +76,6 @@ def _pads(node: Node) -> list[int]:
     """Top, left, bottom, right."""
     pads = node.attributes.get("pads", [0] * 4)
     return pads if isinstance(pads, list) else []
-
-
-def _sized(dims: list[int], operators: Operators) -> bool:
-    return dims[2:] == [SIDE, SIDE] and dims[0] % operators.group == 0 and dims[1] % operators.lanes == 0
 
 
 def _read(weights: Weights, folder: Path) -> NDArray[np.float32]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from service.native import library
 
+DOMAIN = "quadrant"  # as in operators.c
+
 
 class Operators(NamedTuple):
     """What the library brings, on this processor.

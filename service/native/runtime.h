@@ -23,7 +23,7 @@ struct allocator {
 };
 
 enum { FAIL = 1, INVALID_ARGUMENT = 2 };                     /* OrtErrorCode */
-enum { TENSOR_OF_FLOAT = 1 };                                /* ONNXTensorElementDataType */
+enum { TENSOR_OF_FLOAT = 1, TENSOR_OF_BYTES = 2 };           /* ONNXTensorElementDataType */
 enum { REQUIRED = 0 };                                       /* OrtCustomOpInputOutputCharacteristic */
 enum { ARENA = 1 };                                          /* OrtAllocatorType */
 enum { MEMORY_OF_DEVICE = 0 };                               /* OrtMemType */
