@@ -82,14 +82,17 @@ class Replacement(NamedTuple):
     initializers: dict[str, bytes]
 
 
-def inputs(model: bytes) -> list[str]:
-    """What a model's graph is given that isn't among its initializers.
+def ends(model: bytes) -> tuple[list[str], list[str]]:
+    """Names of what a model's graph takes and gives.
 
     Raises:
         protobuf.Malformed: no such message.
     """
-    return [protobuf.text(value, VALUE_NAME) for graph in protobuf.views(memoryview(model), MODEL_GRAPH)
-            for value in protobuf.views(graph, GRAPH_INPUT)]
+    found: tuple[list[str], list[str]] = ([], [])
+    for graph in protobuf.views(memoryview(model), MODEL_GRAPH):
+        for names, number in zip(found, (GRAPH_INPUT, GRAPH_OUTPUT), strict=True):
+            names += [protobuf.text(value, VALUE_NAME) for value in protobuf.views(graph, number)]
+    return found
 
 
 def part(model: bytes, nodes: Container[str], output: str, kind: int) -> bytes:

@@ -78,7 +78,7 @@ def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operator
             return True
     except Exception as error:  # of the runtime, or a model that `winograd` doesn't understand
         reason = str(error) or repr(error)
-    log.warning("convolutions_not_replaced", model=str(model.path), reason=reason)
+    log.warning("operators_not_used", model=str(model.path), reason=reason)
     for each in (GRAPH, WEIGHTS):
         (folder / each).unlink(missing_ok=True)
     return False

@@ -100,7 +100,9 @@ static STATUS compute(void *given, struct context *context) {
     for (int i = 0; i < 4; i++)
         if (x[i] < 1 || x[i] > INT_MAX / 64) return refuse(api, NAME, "a side of X:", x[i], "1 or more, and no more than memory holds");
     if (x[1] % kernel->lanes) return refuse(api, NAME, "channels of X:", x[1], "a multiple of lanes");
-    if (u[2] != x[1] || u[1] != PLACES || u[3] != group) return refuse(api, NAME, "channels of U:", u[2], "(groups, 16, channels of X, group)");
+    if (u[1] != PLACES) return refuse(api, NAME, "places of U:", u[1], "16");
+    if (u[2] != x[1]) return refuse(api, NAME, "channels of U:", u[2], "those of X");
+    if (u[3] != group) return refuse(api, NAME, "filters in a group of U:", u[3], "as many as its lanes need");
     if (u[0] < 1 || u[0] > INT_MAX / 64 / group || b[0] != u[0] * group) return refuse(api, NAME, "filters of B:", b[0], "those of U");
     const int64_t height = x[2] + kernel->top + kernel->bottom - 2, width = x[3] + kernel->left + kernel->right - 2;
     if (height < 1 || width < 1) return refuse(api, NAME, "a picture of height", x[2], "one that holds the 3 x 3 pixels of a filter");

@@ -1,0 +1,144 @@
+"""Operators of our own, held against ONNX Runtime's."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.native import library
+from service.native.operators import operators
+from tests.service.native import operator_cases as cases
+from tests.service.native.operator_cases import GROUPS, Layer
+from tests.service.native.test_library import compiled
+
+ALL = [1, 1, 1, 1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here():
+    """They are compiled, and this processor can run them."""
+    if operators() is None:
+        pytest.skip("no AVX2 here")
+    random.seed(7)
+
+
+def lanes_here() -> list[int]:
+    return [lanes for lanes in GROUPS if operators().lanes >= lanes]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("lanes", [16, 8])
+@pytest.mark.parametrize(("count", "channels", "filters", "height", "width", "pads"), [
+    (1, 64, 128, 40, 40, ALL), (8, 320, 384, 10, 10, ALL), (3, 192, 384, 13, 13, ALL),  # as in AlexNet, small and large
+    (2, 16, 64, 3, 3, [0, 0, 0, 0]), (5, 16, 64, 1, 1, ALL), (1, 32, 64, 5, 4, [1, 0, 0, 1]), (1, 144, 64, 2, 31, [0, 1, 1, 0]),
+], ids=str)
+def test_a_convolution_is_the_same(lanes, count, channels, filters, height, width, pads, threads):
+    """Tiles that reach over the edge, parts that share tiles or filters among threads, more channels than are near at once."""
+    if lanes not in lanes_here():
+        pytest.skip("no AVX-512 here")
+    layer = Layer.drawn(count, channels, filters, height, width, pads)
+    assert cases.apart(layer, cases.by_winograd(layer, lanes, library.FILE, threads), lanes) < 2e-6
+
+
+def test_what_is_negative_stays_without_relu():
+    """The bias is added either way."""
+    layer = Layer.drawn(1, 16, 64, 6, 6, ALL, relu=False)
+    found = cases.by_winograd(layer, 8, library.FILE)
+    assert found.min() < 0
+    assert cases.apart(layer, found, 8) < 2e-6
+
+
+@pytest.mark.parametrize("lanes", [16, 8])
+def test_a_picture_does_not_depend_on_its_company(lanes):
+    """To the bit, whatever number of tiles is worked on at once, by how many threads."""
+    if lanes not in lanes_here():
+        pytest.skip("no AVX-512 here")
+    layer = Layer.drawn(9, 32, 64, 11, 7, ALL)
+    together = cases.by_winograd(layer, lanes, library.FILE)
+    for threads in (1, 2):
+        for first, last in ((0, 1), (3, 5), (2, 9)):
+            some = layer._replace(pictures=layer.pictures[first:last])
+            assert np.array_equal(cases.by_winograd(some, lanes, library.FILE, threads), together[first:last])
+
+
+def test_what_is_no_number_stays_so():
+    """Damage is not hidden: the engine refuses answers that are not finite."""
+    layer = Layer.drawn(1, 16, 64, 6, 6, ALL, relu=False)
+    layer.pictures[0, 3, 2, 2] = np.nan
+    assert np.isnan(cases.by_winograd(layer, 8, library.FILE)).any()
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"attributes": {"lanes": 4}}, "lanes: 4; expected what this processor has"),
+    ({"attributes": {"pads": [2, 1, 1, 1]}}, "a pad of 2; expected 0 or 1"),
+    ({"attributes": {"pads": [1]}}, "pads: 1; expected 4"), ({"attributes": {"relu": 2}}, "relu: 2; expected 0 or 1"),
+    ({"u": (4, 16, 24, 16)}, "channels of U: 24"), ({"u": (4, 9, 16, 16)}, "places of U: 9"),
+    ({"u": (4, 16, 16, 64)}, "a group of U: 64"), ({"u": (16, 16)}, "dimensions of an input: 2"),
+    ({"b": (63,)}, "filters of B: 63"), ({"u": (3, 16, 16, 16)}, "filters of B: 64"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_a_model_that_makes_no_sense_is_refused(changed, words):
+    """With what was found; nothing is read that isn't there."""
+    layer = Layer.drawn(1, 16, 64, 6, 6, ALL)
+    with pytest.raises(Exception, match=words):
+        cases.by_winograd(layer, 8, library.FILE, **{
+            name: np.zeros(value, np.float32) if isinstance(value, tuple) else value for name, value in changed.items()})
+
+
+@pytest.mark.parametrize(("shape", "pads", "words"), [
+    ((1, 12, 6, 6), ALL, "channels of X: 12; expected a multiple of lanes"), ((0, 16, 6, 6), ALL, "a side of X: 0"),
+    ((1, 16, 2, 6), [0, 0, 0, 0], "a picture of height 2"), ((1, 16, 6), ALL, "dimensions of an input: 3")], ids=str)
+def test_pictures_that_make_no_sense_are_refused(shape, pads, words):
+    """As above."""
+    layer = Layer.drawn(1, 16, 64, 6, 6, pads)._replace(pictures=np.zeros(shape, np.float32))
+    with pytest.raises(Exception, match=words):
+        cases.by_winograd(layer, 8, library.FILE)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_bytes_are_looked_up(kind, threads):
+    """Each channel in its own column; numbers come out with the channels apart."""
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 5, 7, 3), np.uint8)
+    table = np.random.default_rng(2).integers(0, 256, (3, 256)).astype(kind)
+    expected = np.stack([table[channel][pixels[..., channel]] for channel in range(3)], 3 if kind == np.uint8 else 1)
+    assert np.array_equal(cases.look_up(pixels, table, library.FILE, threads), expected)
+
+
+@pytest.mark.parametrize(("channels", "columns", "words"), [
+    (4, 256, "channels of the pixels: 4"), (3, 255, "columns of the table: 255")])
+def test_look_ups_that_make_no_sense_are_refused(channels, columns, words):
+    """As above."""
+    with pytest.raises(Exception, match=words):
+        cases.look_up(np.zeros((1, 2, 2, channels), np.uint8), np.zeros((3, columns), np.float32), library.FILE)
+
+
+def test_nothing_is_read_or_written_outside(tmp_path):
+    """Under AddressSanitizer and UndefinedBehaviorSanitizer, which end the process at the first such access."""
+    file = compiled(tmp_path, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    runtime = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.service.native.operator_cases", str(file), "3", "40"], capture_output=True, text=True,
+        cwd=Path(__file__).parents[3], env=os.environ | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}, check=False)
+    assert (done.returncode, done.stdout) == (0, "40\n"), done.stderr[-3000:]
+
+
+def test_there_are_none_without_the_library(tmp_path, monkeypatch):
+    """ONNX Runtime does it all then."""
+    monkeypatch.setattr(library, "FILE", tmp_path / "libnative.so")
+    assert operators.__wrapped__() is None
+
+
+def test_there_are_none_for_an_old_processor(monkeypatch):
+    """Without AVX2 and FMA."""
+    class Old:
+        def quadrant_lanes(self) -> int:
+            return 0
+
+    monkeypatch.setattr(library, "loaded", Old)
+    assert operators.__wrapped__() is None
