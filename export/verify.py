@@ -18,7 +18,7 @@ from export import calibration
 from export.listing import SUFFIXES
 from export.refusal import Refusal
 from service import images, planning
-from service.engine import BATCH_TOLERANCE
+from service.examples import BATCH_TOLERANCE
 from service.problems import Problem
 from service.recipe import Recipe
 

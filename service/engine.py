@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from service import board, cuda, logs, packed
-from service.examples import pixels_of
+from service.examples import BATCH_TOLERANCE, GOLDEN_TOLERANCE, answers_of, pixels_of
 from service.modelfile import WAY_OUT, ModelFile
 from service.native.operators import Operators
 from service.planning import LONE_BATCH
@@ -27,11 +27,6 @@ from service.recipe import Golden
 log = logs.get(__name__)
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-# The tolerance rule (docs/decisions.md, 6), absolute, on probabilities. int8 kernels differ from processor to
-# processor, so that an answer recorded elsewhere binds less than one's own answer in other company.
-GOLDEN_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 5e-2}
-BATCH_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 2e-3}
 
 # Whose weights each session orders for itself where their packed form can't be kept on disk (`packed`). int8 takes several times
 # as long without. fp32 without: 2 to 4 pictures take 1.3 times as long, 8 and 16 1.1 times, and all processes share the model's
@@ -186,7 +181,7 @@ class Engine:
         """As `prove`, with one of the two sessions; and the seconds of the quickest single picture."""
         recipe, rows, seconds = self.model.recipe, [], []
         pixels = pixels_of(recipe, examples)
-        expected = np.array([example.probabilities for example in examples], np.float32)
+        expected = answers_of(examples)
         for row in pixels:
             start = time.monotonic()
             rows.append(self._run(row[None], session))

@@ -1,4 +1,4 @@
-"""The golden examples of a model as pixels."""
+"""The golden examples of a model as arrays, and how far an engine may be from them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from numpy.typing import NDArray
 from service import images
 from service.recipe import Golden, Recipe
 
+# The tolerance rule (docs/decisions.md, 6), absolute, on probabilities. int8 kernels differ from processor to
+# processor, so that an answer recorded elsewhere binds less than one's own answer in other company.
+GOLDEN_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 5e-2}
+BATCH_TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 2e-3}
+
 
 def pixels_of(recipe: Recipe, examples: Sequence[Golden]) -> NDArray[np.uint8]:
     """What an engine takes of them: (N, height, width, 3) uint8, RGB."""
     size = recipe.input
     return np.stack([images.prepare(each.png, recipe.preprocessing, size.width, size.height).pixels for each in examples])
+
+
+def answers_of(examples: Sequence[Golden]) -> NDArray[np.float32]:
+    """What was recorded of them: (N, classes) float32."""
+    return np.array([each.probabilities for each in examples], np.float32)

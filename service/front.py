@@ -60,7 +60,10 @@ def _chain(model: bytes) -> list[Node]:
     read = Counter(name for node in nodes for name in node.inputs)
     readers = {node.inputs[0]: node for node in nodes if node.inputs}
     made = {name for node in nodes for name in node.outputs}
-    (value,), answers = onnxgraph.ends(model)
+    given, answers = onnxgraph.ends(model)
+    if len(given) != 1:
+        return []
+    (value,) = given
     chain: list[Node] = []
     while (
         (node := readers.get(value)) and read[value] == 1 and value not in answers and node.kind in STEPS and not node.domain

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # malloc.h
+M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # malloc.h
 LARGE = 4 * 2**20  # bytes: no photo's, nor a batch's; each piece of weights (`pieces.MOST_BYTES`)
 MADV_DONTNEED = 4  # madvise(2)
 MAPS = Path("/proc/self/smaps")
@@ -20,16 +20,29 @@ CODE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ [1-9]\d* +/")  # of a f
 
 
 def share(heaps: int) -> bool:
-    """Let all threads of this process, and of those that it forks, share this many heaps, and keep what is large out of them.
+    """Let all threads of this process, and of those that it forks, share this many heaps.
 
-    By default each thread may get a heap of its own, up to eight a CPU, and what one has freed serves no other. And once a large
-    block was freed, glibc takes the next ones from a heap, where they leave holes: 20 MB after a session was made.
+    By default each thread may get its own, up to eight a CPU, and what one has freed serves no other.
 
     Returns:
         Whether the allocator took it.
     """
     libc = _libc()
-    return hasattr(libc, "mallopt") and bool(libc.mallopt(M_ARENA_MAX, heaps) and libc.mallopt(M_MMAP_THRESHOLD, LARGE))
+    return hasattr(libc, "mallopt") and bool(libc.mallopt(M_ARENA_MAX, heaps))
+
+
+def part() -> bool:
+    """From now on, keep large blocks out of the heaps; each is the system's again once it is freed.
+
+    By default glibc takes them from a heap once one was freed, where they leave holes: up to 25 MB after a session was made. Like
+    that a session is made a tenth of a second sooner, so that this is for what comes after the first.
+
+    Returns:
+        Whether the allocator took it.
+    """
+    libc = _libc()
+    # The one alone would set the other to 128 KiB: what a heap has free at its end would go, and come again, with each batch.
+    return hasattr(libc, "mallopt") and bool(libc.mallopt(M_MMAP_THRESHOLD, LARGE) and libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGE))
 
 
 def trim() -> None:

@@ -83,15 +83,16 @@ class Replacement(NamedTuple):
 
 
 def ends(model: bytes) -> tuple[list[str], list[str]]:
-    """Names of what a model's graph takes and gives.
+    """Names of what a model's graph is given, other than its initializers, and of what it gives.
 
     Raises:
         protobuf.Malformed: no such message.
     """
     found: tuple[list[str], list[str]] = ([], [])
     for graph in protobuf.views(memoryview(model), MODEL_GRAPH):
+        known = {protobuf.text(tensor, TENSOR_NAME) for tensor in protobuf.views(graph, INITIALIZER)}
         for names, number in zip(found, (GRAPH_INPUT, GRAPH_OUTPUT), strict=True):
-            names += [protobuf.text(value, VALUE_NAME) for value in protobuf.views(graph, number)]
+            names += [name for value in protobuf.views(graph, number) if (name := protobuf.text(value, VALUE_NAME)) not in known]
     return found
 
 

@@ -18,7 +18,6 @@ import re
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,13 +28,14 @@ import onnxruntime
 from service import logs, packing
 from service.modelfile import ModelFile
 from service.native.operators import Operators
-from service.packing import GRAPH, WEIGHTS
+from service.packing import GRAPH, OPERATORS, WEIGHTS
 
 log = logs.get(__name__)
 
 FORM = "3"  # of what is kept
 DIGEST = "sha256"
 OURS, UNFINISHED, TRIED = re.compile(r"[0-9a-f]{32}"), ".new-", ".tried"  # names in the folder; all else is somebody's
+WITH_OPERATORS = "with operators"  # in TRIED: the next try is without
 KEPT_S = 30 * 86_400  # what no start has used for so long goes
 RETRY_S = 86_400  # after a try that ended its process, most likely for want of memory
 # The golden examples of int8 leave room for other processors' kernels, so that damage could hide there; those of fp32 leave none,
@@ -84,13 +84,12 @@ def find(model: ModelFile, place: Path | None, operators: Operators | None = Non
                 if not _whole(found):
                     _make(model, found, operators)
         os.utime(found)
-        ours = packing.replaced((found / GRAPH).read_bytes()) if operators else Counter()
+        ours = (found / OPERATORS).read_text() if (found / OPERATORS).exists() else ""
     except Exception as error:  # OSError, and the runtime's, which have no common ancestor; it goes without
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return Found(None, f"weights can't be kept in {place}: {reason}")
-    words = ", ".join(f"{count} {kind}" for kind, count in ours.items())
-    return Found(found / GRAPH, f"mapped from {found}{'; operators of our own: ' if ours else ''}{words}",
-                 operators.file if operators and ours else None)
+    reason = f"mapped from {found}" + (f"; operators of our own: {ours}" if ours else "")
+    return Found(found / GRAPH, reason, operators.file if operators and ours else None)
 
 
 def forget(graph: Path) -> None:
@@ -117,8 +116,8 @@ def _digest(folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The graph, and its weights unless they are all so small that they lie in it."""
-    return [folder / GRAPH, *([folder / WEIGHTS] if (folder / WEIGHTS).exists() else [])]
+    """The graph; its weights, unless they are all so small that they lie in it; which operators of our own it needs, if any."""
+    return [folder / GRAPH, *(folder / name for name in (WEIGHTS, OPERATORS) if (folder / name).exists())]
 
 
 def _remove(folder: Path) -> None:
@@ -153,7 +152,7 @@ def _filesystem(place: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str
 
 def _key(model: ModelFile, operators: Operators | None) -> str:
     """Whatever the order depends on."""
-    ours = f"{operators.version}, {operators.lanes}" if operators else ""
+    ours = f"{operators.digest}, {operators.lanes}" if operators else ""
     wanted = (FORM, model.digest, onnxruntime.__version__, platform.machine(), _processor(), ours)
     return hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:32]
 
@@ -183,12 +182,14 @@ def _make(model: ModelFile, target: Path, operators: Operators | None) -> None:
     _tidy(target.parent)
     tried = target.with_suffix(TRIED)
     if tried.exists():
-        raise OSError("an earlier try ended its process")
+        if operators is None or tried.read_text() != WITH_OPERATORS:
+            raise OSError("an earlier try ended its process")
+        operators = None
     wanted = TIMES_THE_MODEL * sum(file.stat().st_size for file in model.path.parent.iterdir() if file.is_file())
     if (free := shutil.disk_usage(target.parent).free) < wanted:
         raise OSError(f"{free / 1e6:,.0f} MB are free; {wanted / 1e6:,.0f} MB are needed")
     start = time.monotonic()
-    tried.touch()
+    tried.write_text(WITH_OPERATORS if operators else "")
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as new:
             packing.write(model, Path(new), operators)

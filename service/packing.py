@@ -1,7 +1,7 @@
 """A model → its packed form: the graph as ONNX Runtime optimises it here, its weights in this processor's order.
 
-Large fully connected layers are cut before (`pieces`); 3 × 3 convolutions are replaced once ONNX Runtime has optimised the graph
-(`winograd`), if what that gives is next to the same.
+Large fully connected layers are cut before (`pieces`). Once ONNX Runtime has optimised the graph, 3 × 3 convolutions (`winograd`)
+and what is before the first layer (`front`) are replaced by operators of our own, if what that gives is next to the same.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from service import front, logs, onnxgraph, pieces, winograd
-from service.examples import pixels_of
+from service.examples import GOLDEN_TOLERANCE, answers_of, pixels_of
 from service.modelfile import ModelFile
 from service.native.operators import DOMAIN, Operators
 
 log = logs.get(__name__)
 
-GRAPH, WEIGHTS = "model.onnx", "weights.bin"
+GRAPH, WEIGHTS, OPERATORS = "model.onnx", "weights.bin", "operators"
 LEAST_BYTES = 1024  # smaller weights stay in the graph; ONNX Runtime writes down only what lies outside of it
 MOST_APART = 5e-6  # of a probability: half of what the golden examples of fp32 allow
 
 
 def write(model: ModelFile, folder: Path, operators: Operators | None) -> None:
-    """Make GRAPH, and WEIGHTS unless all are so small that they lie in it.
+    """Make GRAPH; WEIGHTS, unless all are so small that they lie in it; and OPERATORS, if it needs operators of our own.
 
     Args:
         model: opened and checked; its files are read again.
@@ -44,11 +44,6 @@ def write(model: ModelFile, folder: Path, operators: Operators | None) -> None:
     model.require_unchanged()
 
 
-def replaced(graph: bytes) -> Counter[str]:
-    """How many of which operators of our own a packed graph has."""
-    return Counter(node.kind for node, _ in onnxgraph.nodes(graph) if node.domain == DOMAIN)
-
-
 def _in_pieces(model: ModelFile) -> bytes:
     """The model with its large layers cut, if it has any."""
     source = model.path.read_bytes()
@@ -60,28 +55,52 @@ def _in_pieces(model: ModelFile) -> bytes:
 
 
 def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operators) -> bool:
-    """Make it with other operators; whether there is something to replace, and the answers are next to the same."""
+    """Make it with other operators; whether there is something to replace, and the answers are next to the same.
+
+    Raises:
+        OSError, MemoryError: there is no room now; another time there may be.
+    """
     try:
-        size = model.recipe.input
         with tempfile.TemporaryDirectory(dir=folder) as name:
             pixels, between = pixels_of(model.recipe, model.golden), Path(name)
             plain = _answers(_save(source, model.path.parent, between, ("plain.onnx", "plain.bin"), prepack=False), pixels)
             optimised = (between / "plain.onnx").read_bytes()
-            changed = winograd.replace(optimised, between, "transformed.bin", operators)
-            changed = front.replace(changed, size.height, size.width, lambda part, x: _answers(_session(part, between), x))
+            changed = _look_up(model, winograd.replace(optimised, between, "transformed.bin", operators), between)
             if changed is optimised:
                 return False
             found = _answers(_save(changed, between, folder, (GRAPH, WEIGHTS), prepack=True, operators=operators), pixels)
-        apart = float(np.abs(found - plain).max())
-        reason = f"a probability differs by {apart:.1e}; expected at most {MOST_APART:.0e}"
-        if apart <= MOST_APART:
+        reason = _apart(found, plain, MOST_APART) or _apart(
+            found, answers_of(model.golden), GOLDEN_TOLERANCE[model.recipe.precision])
+        if not reason:
+            ours = Counter(node.kind for node, _ in onnxgraph.nodes(changed) if node.domain == DOMAIN)
+            (folder / OPERATORS).write_text(", ".join(f"{count} {kind}" for kind, count in ours.items()))
             return True
-    except Exception as error:  # of the runtime, or a model that `winograd` doesn't understand
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of the runtime, or a graph that isn't understood
         reason = str(error) or repr(error)
     log.warning("operators_not_used", model=str(model.path), reason=reason)
     for each in (GRAPH, WEIGHTS):
         (folder / each).unlink(missing_ok=True)
     return False
+
+
+def _look_up(model: ModelFile, graph: bytes, folder: Path) -> bytes:
+    """With its front replaced, if that can be done."""
+    size = model.recipe.input
+    try:
+        return front.replace(graph, size.height, size.width, lambda part, pixels: _answers(_session(part, folder), pixels))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # as above
+        log.warning("front_not_replaced", model=str(model.path), reason=str(error) or repr(error))
+        return graph
+
+
+def _apart(found: NDArray[np.float32], expected: NDArray[np.float32], most: float) -> str:
+    """Why these are not the same; empty if they are, next to."""
+    apart = float(np.abs(found - expected).max())
+    return "" if apart <= most else f"a probability differs by {apart:.1e}; expected at most {most:.0e}"
 
 
 def _save(

@@ -18,14 +18,12 @@
 
 struct kernel {
     const any *api;
-    struct memory *memory;
     int lanes, top, left, bottom, right, relu;
 };
 
 struct work {
     struct layer layer;
     const any *api;
-    struct allocator *allocator;
     const float *in, *u, *bias;
     float *out;
     float *v;          /* of all tiles, where processors share the filters */
@@ -41,10 +39,10 @@ static int tiles_of(const struct work *work, int part) {
     return left < work->tiles ? left : work->tiles;
 }
 
-/* A part of the tiles, all filters. */
+/* A part of the tiles, all filters. Memory is not ONNX Runtime's: its arena throws where there is none, and other threads use `work`. */
 static void part(void *given, size_t number) {
     struct work *work = given;
-    float *v = work->allocator->alloc(work->allocator, (work->values + work->sums) * sizeof *v);
+    float *v = malloc((work->values + work->sums) * sizeof *v);
     if (!v) {
         work->failed = 1;
         return;
@@ -53,13 +51,13 @@ static void part(void *given, size_t number) {
     winograd_input(&work->layer, work->in, first, tiles, v);
     for (int group = 0; group < work->groups; group++)
         winograd_filter(&work->layer, v, first, tiles, group, work->u, work->bias, v + work->values, work->out);
-    work->allocator->free(work->allocator, v);
+    free(v);
 }
 
 /* A part of the tiles, which are transformed already, and one group of filters. */
 static void part_of_filters(void *given, size_t number) {
     struct work *work = given;
-    float *m = work->allocator->alloc(work->allocator, work->sums * sizeof *m);
+    float *m = malloc(work->sums * sizeof *m);
     if (!m) {
         work->failed = 1;
         return;
@@ -67,7 +65,7 @@ static void part_of_filters(void *given, size_t number) {
     const int group = number / work->parts, which = number % work->parts;
     winograd_filter(&work->layer, work->v + which * work->values, first_tile(work, which), tiles_of(work, which), group, work->u,
                     work->bias, m, work->out);
-    work->allocator->free(work->allocator, m);
+    free(m);
 }
 
 static STATUS run(struct work *work, const struct context *context) {
@@ -76,12 +74,12 @@ static STATUS run(struct work *work, const struct context *context) {
     if (work->parts >= FEW) {
         status = parallel_for(context, part, work->parts, 0, work);
     } else {
-        work->v = work->allocator->alloc(work->allocator, work->parts * work->values * sizeof *work->v);
+        work->v = malloc(work->parts * work->values * sizeof *work->v);
         if (!work->v) return create_status(FAIL, NAME ": no memory");
         for (int number = 0; number < work->parts; number++)
             winograd_input(&work->layer, work->in, first_tile(work, number), tiles_of(work, number), work->v + number * work->values);
         status = parallel_for(context, part_of_filters, (size_t)work->parts * work->groups, 0, work);
-        work->allocator->free(work->allocator, work->v);
+        free(work->v);
     }
     return !status && work->failed ? create_status(FAIL, NAME ": no memory") : status;
 }
@@ -120,17 +118,7 @@ static STATUS compute(void *given, struct context *context) {
     const int64_t sizes[] = {x[0], b[0], height, width};
     struct value *y = NULL;
     if ((status = output(context, 0, sizes, 4, &y)) || (status = tensor_data(y, (void **)&work.out))) return status;
-    if ((status = get_allocator(context, kernel->memory, &work.allocator))) return status;
-    status = run(&work, context);
-    release_allocator(work.allocator);
-    return status;
-}
-
-static void destroy(void *given) {
-    struct kernel *kernel = given;
-    const any *api = kernel->api;
-    if (kernel->memory) release_memory(kernel->memory);
-    free(kernel);
+    return run(&work, context);
 }
 
 static STATUS create(const struct operator *self, const any *api, const struct info *info, void **made) {
@@ -149,11 +137,7 @@ static STATUS create(const struct operator *self, const any *api, const struct i
         if (pads[i] != 0 && pads[i] != 1) return refuse(api, NAME, "a pad of", pads[i], "0 or 1");
     struct kernel *kernel = calloc(1, sizeof *kernel);
     if (!kernel) return create_status(FAIL, NAME ": no memory");
-    *kernel = (struct kernel){api, NULL, lanes, pads[0], pads[1], pads[2], pads[3], relu};
-    if ((status = create_memory(ARENA, MEMORY_OF_DEVICE, &kernel->memory))) {
-        destroy(kernel);
-        return status;
-    }
+    *kernel = (struct kernel){api, lanes, pads[0], pads[1], pads[2], pads[3], relu};
     *made = kernel;
     return NULL;
 }
@@ -163,4 +147,4 @@ static int type(const struct operator *self, size_t number) { return (void)self,
 static size_t inputs(const struct operator *self) { return (void)self, 3; }
 
 const struct operator WINOGRAD_CONV = {COMMON, .name = name, .input_type = type, .inputs = inputs, .output_type = type,
-                                       .create = create, .compute = compute, .destroy = destroy};
+                                       .create = create, .compute = compute, .destroy = free};

@@ -15,7 +15,7 @@
 
 /* Those in #ifndef are changed by tests, which expect it to be noticed. */
 #ifndef VERSION
-#define VERSION 5      /* of what the functions for Python take and give */
+#define VERSION 6      /* of what the functions for Python take and give */
 #endif
 #ifndef MARGIN
 #define MARGIN 4       /* pixels at the edge of what is decoded may differ: their neighbours' colour is missing */

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FILE = Path(__file__).with_name("libnative.so")
-VERSION = 5  # of the functions in C
+VERSION = 6  # of the functions in C
 PROCESSORS = ("x86_64", "AMD64")  # elsewhere compilers contract sums, and Pillow's weights may be others in the last bit
 MAPS = Path("/proc/self/maps")
 OK, NO_MEMORY = 0, 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +19,13 @@ class Operators(NamedTuple):
         file: the library, as a session wants to register it.
         lanes: channels of a block in the layout that ONNX Runtime chooses here.
         group: filters that are worked on at once.
-        version: of the library.
+        digest: SHA-256 of the library, in hexadecimal digits.
     """
 
     file: Path
     lanes: int
     group: int
-    version: int
+    digest: str
 
 
 @cache
@@ -35,4 +36,7 @@ def operators() -> Operators | None:
     except (OSError, AttributeError):
         return None
     lanes = code.quadrant_lanes()
-    return Operators(library.FILE, lanes, code.quadrant_group(lanes), library.VERSION) if lanes else None
+    if not lanes:
+        return None
+    digest = hashlib.sha256(library.FILE.read_bytes()).hexdigest()
+    return Operators(library.FILE, lanes, code.quadrant_group(lanes), digest)

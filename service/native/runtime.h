@@ -15,17 +15,10 @@ struct info;           /* of a node */
 struct context;        /* of a run */
 struct value;          /* a tensor */
 struct shape;
-struct memory;
-struct allocator {
-    uint32_t version;
-    void *(*alloc)(struct allocator *, size_t);
-    void (*free)(struct allocator *, void *);
-};
 
 enum { FAIL = 1, INVALID_ARGUMENT = 2 };                     /* OrtErrorCode */
 enum { TENSOR_OF_FLOAT = 1, TENSOR_OF_BYTES = 2 };           /* ONNXTensorElementDataType */
 enum { REQUIRED = 0 };                                       /* OrtCustomOpInputOutputCharacteristic */
-enum { ARENA = 1 };                                          /* OrtAllocatorType */
 enum { MEMORY_OF_DEVICE = 0 };                               /* OrtMemType */
 
 typedef void (*any)(void);
@@ -44,16 +37,11 @@ struct base {          /* OrtApiBase */
 #define dimension_count AT(61, STATUS, const struct shape *, size_t *)
 #define dimensions AT(62, STATUS, const struct shape *, int64_t *, size_t)
 #define tensor_shape AT(65, STATUS, const struct value *, struct shape **)
-#define create_memory AT(69, STATUS, int, int, struct memory **)
 #define attribute AT(86, STATUS, const struct info *, const char *, int64_t *)
 #define input AT(90, STATUS, const struct context *, size_t, const struct value **)
 #define output AT(91, STATUS, struct context *, size_t, const int64_t *, size_t, struct value **)
-#define release_status AT(93, void, struct status *)
-#define release_memory AT(94, void, struct memory *)
 #define release_shape AT(99, void, struct shape *)
-#define release_allocator AT(132, void, struct allocator *)
 #define attributes AT(163, STATUS, const struct info *, const char *, int64_t *, size_t *)
-#define get_allocator AT(253, STATUS, const struct context *, const struct memory *, struct allocator **)
 #define parallel_for AT(274, STATUS, const struct context *, void (*)(void *, size_t), size_t, size_t, void *)
 
 struct operator {      /* OrtCustomOp; what is NULL isn't asked, or the second form is */

@@ -105,7 +105,7 @@ TARGET static void NAMED(output)(const struct layer *layer, const float *m, int 
         }
         for (int i = 0; i < 2 && 2 * at.y + i < height; i++) {
             VECTOR left = half[i][0] + half[i][1] + half[i][2] + shift, right = half[i][1] - half[i][2] - half[i][3] + shift;
-            if (layer->relu) left = V(max)(left, none), right = V(max)(right, none);
+            if (layer->relu) left = V(max)(none, left), right = V(max)(none, right);  /* in this order what is no number stays */
             float *to = out + ((((size_t)at.picture * blocks + block) * height + 2 * at.y + i) * width + 2 * at.x) * LANES;
             V(storeu)(to, left);
             if (2 * at.x + 1 < width) V(storeu)(to + LANES, right);

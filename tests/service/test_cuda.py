@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import cuda, engine
+from service import cuda, engine, examples
 from service.engine import Engine, EngineFault
 from service.modelfile import ModelFile
 from tests import models
@@ -70,7 +70,7 @@ def test_answers_are_the_plain_engines(plain, runner, count):
     runner.warm(12)
     found = runner.run(pixels(count))
     assert (found.shape, found.dtype) == ((count, CLASSES), np.float32)
-    assert np.abs(found - plain.run(pixels(count))).max() <= engine.BATCH_TOLERANCE["fp32"]
+    assert np.abs(found - plain.run(pixels(count))).max() <= examples.BATCH_TOLERANCE["fp32"]
     assert np.abs(found - models.expected(pixels(count))).max() < 1e-6
 
 
@@ -196,7 +196,7 @@ def on_cuda(tiny_model, session, monkeypatch):
 def test_an_engine_on_cuda_runs_in_buckets(on_cuda, session):
     """Proven and warmed by the same way as it answers."""
     found = on_cuda("cpu")
-    assert found.prove() <= engine.GOLDEN_TOLERANCE["fp32"]
+    assert found.prove() <= examples.GOLDEN_TOLERANCE["fp32"]
     session.sizes.clear()
     found.warm(6)
     assert session.sizes == [1, 2, 4, 6]

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from service import engine, recipe
+from service import engine, examples, recipe
 from service.engine import Engine, EngineFault
 from service.modelfile import ModelFile
 from service.problems import StartError
@@ -52,12 +52,12 @@ def test_an_answer_does_not_depend_on_its_company(running):
     """A picture is the same picture in a full batch."""
     batch = pixels(9)
     alone = np.concatenate([running.run(row[None]) for row in batch])
-    assert np.abs(running.run(batch) - alone).max() <= engine.BATCH_TOLERANCE["fp32"]
+    assert np.abs(running.run(batch) - alone).max() <= examples.BATCH_TOLERANCE["fp32"]
 
 
 def test_a_proven_model_says_how_close_it_came(running):
     """Ready means proven."""
-    assert running.prove() <= engine.GOLDEN_TOLERANCE["fp32"]
+    assert running.prove() <= examples.GOLDEN_TOLERANCE["fp32"]
     running.warm(3)
 
 
@@ -87,7 +87,7 @@ def test_all_processors_give_the_same_answers(tiny_model):
     assert found._wide is found._session
     found.widen(2)
     assert found._wide is not found._session
-    assert np.abs(found.run(pixels(3), alone=True) - found.run(pixels(3))).max() <= engine.BATCH_TOLERANCE["fp32"]
+    assert np.abs(found.run(pixels(3), alone=True) - found.run(pixels(3))).max() <= examples.BATCH_TOLERANCE["fp32"]
 
 
 def test_what_is_not_proven_on_all_processors_is_not_used_there(tiny_model, monkeypatch):

@@ -80,7 +80,7 @@ def transformed(weights: Array, lanes: int) -> Array:
     """As the operator takes them."""
     filters, channels = weights.shape[:2]
     blocks = weights.reshape(filters // lanes, lanes, channels // lanes, lanes, 3, 3).transpose(0, 2, 4, 5, 3, 1)
-    return winograd.transformed(np.ascontiguousarray(blocks).reshape(weights.shape), Operators(Path(), lanes, GROUPS[lanes], 0))
+    return winograd.transformed(np.ascontiguousarray(blocks).reshape(weights.shape), Operators(Path(), lanes, GROUPS[lanes], ""))
 
 
 def by_winograd(layer: Layer, lanes: int, library: Path, threads: int = 1, **changed: Any) -> Array:

@@ -67,11 +67,47 @@ def test_a_picture_does_not_depend_on_its_company(lanes):
             assert np.array_equal(cases.by_winograd(some, lanes, library.FILE, threads), together[first:last])
 
 
-def test_what_is_no_number_stays_so():
-    """Damage is not hidden: the engine refuses answers that are not finite."""
-    layer = Layer.drawn(1, 16, 64, 6, 6, ALL, relu=False)
+@pytest.mark.parametrize("lanes", [16, 8])
+@pytest.mark.parametrize("relu", [True, False])
+def test_what_is_no_number_stays_so(lanes, relu):
+    """A ReLU doesn't hide it: the engine refuses answers that are not finite."""
+    if lanes not in lanes_here():
+        pytest.skip("no AVX-512 here")
+    layer = Layer.drawn(1, 16, 64, 6, 6, ALL, relu=relu)
     layer.pictures[0, 3, 2, 2] = np.nan
-    assert np.isnan(cases.by_winograd(layer, 8, library.FILE)).any()
+    found = np.isnan(cases.by_winograd(layer, lanes, library.FILE))
+    assert (found >= np.isnan(cases.blocked(layer.by_onnx_runtime(), lanes))).all()
+    assert found.any()
+
+
+@pytest.mark.parametrize(("count", "side"), [(8, 40), (1, 12)], ids=["parts of tiles", "parts of filters"])
+def test_without_memory_there_is_an_error(tmp_path, count, side):
+    """On several threads: none goes on alone, and the next run is right."""
+    (tmp_path / "malloc.c").write_text("""
+        #undef malloc
+        #include <stddef.h>
+        void *malloc(size_t);
+        int quadrant_left = -1;  /* requests that are granted yet */
+        void *meagre(size_t size) { return quadrant_left == 0 ? NULL : (quadrant_left -= quadrant_left > 0, malloc(size)); }
+    """)
+    file = compiled(tmp_path, "-O1", "-Dmalloc=meagre", str(tmp_path / "malloc.c"))
+    done = subprocess.run([sys.executable, "-c", f"""
+import ctypes, random
+from pathlib import Path
+from tests.service.native import operator_cases as cases
+random.seed(1)
+layer = cases.Layer.drawn({count}, 64, 128, {side}, {side}, [1] * 4)
+left = ctypes.c_int.in_dll(ctypes.CDLL("{file}"), "quadrant_left")
+for granted in (0, 1, 3):
+    left.value = granted
+    try:
+        cases.by_winograd(layer, 8, Path("{file}"), 2)
+    except Exception as error:
+        print("no memory" in str(error))
+left.value = -1
+print(cases.apart(layer, cases.by_winograd(layer, 8, Path("{file}"), 2), 8) < 2e-6)
+"""], capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["True"] * 4), done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(("changed", "words"), [
