@@ -90,6 +90,11 @@ class Engine:
         return self._packed.reason if self._packed else "on the device"
 
     @property
+    def operators(self) -> str:
+        """Those of our own that run in ONNX Runtime's place, and how many layers each; empty where there are none."""
+        return self._packed.operators if self._packed else ""
+
+    @property
     def packed(self) -> bool:
         """It runs on the packed form of the model, not on the model's own file."""
         return self._packed is not None and self._packed.path is not None
@@ -268,8 +273,8 @@ def _session(
     model.require_unchanged()
     path = packed_graph or model.path
     try:
-        if kept and kept.operators:
-            options.register_custom_ops_library(str(kept.operators))
+        if kept and kept.library:
+            options.register_custom_ops_library(str(kept.library))
         # By its path: ONNX Runtime maps the file of external weights, so that all processes share one copy of them.
         # One after the other in all processes: each orders the weights, packed ones once more to compare them.
         with board.seat().one_at_a_time():

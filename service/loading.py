@@ -99,7 +99,8 @@ class Loader:
         heap.part()
         heap.trim()  # what ONNX Runtime needed to read and to order the graph
         log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider, reason=engine.reason,
-                 weights=engine.weights, golden_difference=worst, seconds=round(time.monotonic() - start, 3))
+                 weights=engine.weights, operators=engine.operators,
+                 golden_difference=worst, seconds=round(time.monotonic() - start, 3))
         return engine
 
     def _open(self, model: ModelFile, kept: Path | None) -> Engine:

@@ -46,11 +46,17 @@ IN_MEMORY = ("tmpfs", "ramfs")
 
 
 class Found(NamedTuple):
-    """The graph to make sessions of; `None` where there is none, and why."""
+    """The graph to make sessions of; `None` where there is none, and why.
+
+    Attributes:
+        library: of operators of our own, without which no session can be made of it.
+        operators: which, and how many of each.
+    """
 
     path: Path | None
     reason: str
-    operators: Path | None = None  # the library without which no session can be made of it
+    library: Path | None = None
+    operators: str = ""
 
 
 def folder(setting: str) -> Path | None:
@@ -88,8 +94,7 @@ def find(model: ModelFile, place: Path | None, operators: Operators | None = Non
     except Exception as error:  # OSError, and the runtime's, which have no common ancestor; it goes without
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return Found(None, f"weights can't be kept in {place}: {reason}")
-    reason = f"mapped from {found}" + (f"; operators of our own: {ours}" if ours else "")
-    return Found(found / GRAPH, reason, operators.file if operators and ours else None)
+    return Found(found / GRAPH, f"mapped from {found}", operators.file if operators and ours else None, ours)
 
 
 def forget(graph: Path) -> None:

@@ -28,6 +28,31 @@ ctypes.CDLL(None).malloc_info(0, ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stdo
     assert ended.returncode == 77 or ended.stdout.count("<heap ") == 1
 
 
+def test_large_blocks_stay_out_of_the_heaps():
+    """Once one was freed, glibc would take the next from a heap; in a process of its own, as above."""
+    code = """
+import ctypes, sys
+from service import heap
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+if not heap.part():
+    sys.exit(77)
+for _ in range(3):
+    libc.free(libc.malloc(9 * 2**20))
+kept, size = libc.malloc(9 * 2**20), 0
+for line in open("/proc/self/smaps"):
+    words = line.split()
+    if "-" in words[0] and not words[0].endswith(":"):
+        start, end = (int(word, 16) for word in words[0].split("-"))
+        size = end - start if start <= kept < end else size
+        print("heap" if start <= kept < end and line.rstrip().endswith("[heap]") else "", end="")
+print(size >> 20)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode in (0, 77), ended.stderr
+    assert ended.returncode == 77 or "heap" not in ended.stdout
+
+
 def test_what_is_free_is_given_back_without_harm():
     """Anywhere, at any time."""
     heap.trim()

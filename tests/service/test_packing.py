@@ -40,7 +40,7 @@ def test_the_default_model_answers_the_same(place):
     """Its golden examples, alone and in company, on one thread and on two; and pictures of any kind."""
     model = ModelFile.open(next(DEFAULT.glob("*/model.onnx")))
     plain, ours = Engine(model, "cpu", 1, place), Engine(model, "cpu", 1, place, operators())
-    assert ours.weights.endswith("operators of our own: 1 LookUpPlanes, 5 WinogradConv")
+    assert ours.operators == "1 LookUpPlanes, 5 WinogradConv"
     ours.widen(2)
     assert ours.prove(company=16) <= 1e-5
     noise = np.random.default_rng(1).integers(0, 256, (7, model.recipe.input.height, model.recipe.input.width, 3), np.uint8)
@@ -57,8 +57,7 @@ def test_the_default_model_answers_the_same(place):
 def test_what_is_replaced_answers_the_same(model, place):
     """And is told; without operators nothing is, in a form of its own."""
     plain, ours = Engine(model, "cpu", 1, place), Engine(model, "cpu", 1, place, operators())
-    assert "operators" not in plain.weights
-    assert ours.weights.endswith("operators of our own: 1 LookUpPlanes")
+    assert (plain.operators, ours.operators) == ("", "1 LookUpPlanes")
     assert np.array_equal(plain.run(PICTURES), ours.run(PICTURES))
     assert len([each for each in place.iterdir() if each.is_dir()]) == 2
 
@@ -95,7 +94,7 @@ def test_what_gives_something_else_is_not_used(model, place, monkeypatch, damage
     with capture_logs() as events:
         found = packed.find(model, place, operators())
         assert Engine(model, "cpu", 1, place, operators()).prove() <= 1e-5
-    assert found.operators is None
+    assert found.library is None
     assert not [node.kind for node, _ in onnxgraph.nodes(found.path.read_bytes()) if node.domain == DOMAIN]
     assert sorted(each.name for each in found.path.parent.iterdir()) == ["model.onnx", "sha256"]
     (told,) = [each for each in events if each["event"] == event]
@@ -108,7 +107,7 @@ def test_what_can_be_had_another_time_is_tried_again(model, place, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(winograd, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert "No space left" in packed.find(model, place, operators()).reason
-    assert packed.find(model, place, operators()).operators is not None
+    assert packed.find(model, place, operators()).library is not None
 
 
 @needs_operators
@@ -130,7 +129,7 @@ def test_a_try_that_ended_its_process_is_repeated_without(model, place, monkeypa
             os.waitpid(child, 0)
         found = packed.find(model, place, operators())
         assert expected in found.reason
-        assert found.operators is None
+        assert found.library is None
         shutil.rmtree(place)
 
 
@@ -143,7 +142,7 @@ def test_a_model_that_declares_its_weights_as_inputs_has_them_too(model, tmp_pat
     path = tmp_path / "other" / "1" / "model.onnx"
     path.parent.mkdir(parents=True)
     onnx.save(proto, path)
-    assert packed.find(ModelFile.open(path), place, operators()).operators is not None
+    assert packed.find(ModelFile.open(path), place, operators()).library is not None
 
 
 def test_large_layers_are_cut_before_they_are_ordered(tmp_path, place, monkeypatch):

@@ -24,14 +24,14 @@ def test_info_tells_what_really_runs(client: FlaskClient, settings: Settings, ca
     assert info["limits"]["max_body_bytes"] == settings.max_body_bytes
     assert info["plan"]["batch_cap"] == {"value": settings.batch_cap, "reason": "set by QUADRANT_BATCH_CAP"}
     assert info["models"] == [{"name": "quadrants", "version": "1", "default": True, "state": "loaded", "provider": "cpu",
-                               "reason": catalog.find().engine.reason}]
+                               "reason": catalog.find().engine.reason, "operators": None}]
 
 
 @pytest.mark.parametrize("series", ["quadrant_requests_total", "quadrant_batch_size_bucket", "quadrant_model_ready",
                                     "quadrant_pictures_total"])
 def test_metrics_are_in_the_text_format_of_prometheus(client: FlaskClient, picture: bytes, series: str):
     """What dashboards and scaling read."""
-    client.post("/classify", data=picture)
+    client.post("/classify", data=picture).close()  # it is counted once it is out
     reply = client.get("/metrics")
     assert reply.content_type.startswith("text/plain")
     assert any(line.startswith(series) for line in reply.text.splitlines())
