@@ -35,8 +35,9 @@ COPY models/ /app/models/
 COPY service/ /app/service/
 COPY --from=builder /native/libnative.so /app/service/native/
 WORKDIR /app
-# Weights in the processor's own order are kept here: a volume, or the container's own layer.
+# Weights in the processor's own order are kept here: in a volume, so that there is a place with --read-only too.
 RUN install -d -o 10001 -g 10001 -m 0700 /var/cache/quadrant
+VOLUME /var/cache/quadrant
 # ONNX Runtime sends usage data to its maker unless told not to.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1 \
     QUADRANT_HOST=0.0.0.0 QUADRANT_PORT=8000 QUADRANT_PROVIDER=${PROVIDER} \
