@@ -140,7 +140,7 @@ def replaced(
         return model
     fields[graphs[0]] = Field(MODEL_GRAPH, BYTES, memoryview(changed))
     made = b"".join(map(protobuf.encoded, fields))
-    if domain is not None:
+    if domain is not None and domain not in [protobuf.text(field.content, 1) for field in fields if field.number == OPSET]:
         made += protobuf.bytes_of(OPSET, protobuf.bytes_of(1, domain.encode()) + protobuf.integer(2, 1))
     return made
 

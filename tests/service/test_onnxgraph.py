@@ -71,6 +71,15 @@ def test_nodes_are_replaced_and_removed():
     assert (made.producer_name, made.graph.input, made.graph.output) == ("us", before.graph.input, before.graph.output)
 
 
+def test_a_domain_is_told_once():
+    """Though its operators come one after the other."""
+    def change(node: Node, _: object) -> Replacement:
+        return Replacement([bytes(node.content)], {})
+
+    made = onnxgraph.replaced(onnxgraph.replaced(network(), change, "ours"), change, "ours")
+    assert [each.domain for each in onnx.load_from_string(made).opset_import] == ["", "ours"]
+
+
 def test_where_nothing_is_replaced_it_is_the_same():
     """The very bytes, without another domain."""
     model = network()
