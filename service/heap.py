@@ -1,4 +1,4 @@
-"""What a process no longer needs of its memory: few heaps for many threads, and after a load what only that needed given back.
+"""What a process keeps of memory: few heaps for many threads, no large blocks in them; what only a load needed is given back.
 
 Heaps with glibc, code with Linux; elsewhere nothing happens.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # malloc.h
-LARGE = 4 * 2**20  # bytes: no photo's, nor a batch's; each piece of weights (`pieces.MOST_BYTES`)
+LARGE = 6 * 2**20  # bytes: no photo's, batch's or convolution's; each piece of weights (`pieces.MOST_BYTES`)
 MADV_DONTNEED = 4  # madvise(2)
 MAPS = Path("/proc/self/smaps")
 CODE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ [1-9]\d* +/")  # of a file
@@ -31,7 +31,7 @@ def share(heaps: int) -> bool:
     return hasattr(libc, "mallopt") and bool(libc.mallopt(M_ARENA_MAX, heaps))
 
 
-def part() -> bool:
+def keep_large_out() -> bool:
     """From now on, keep large blocks out of the heaps; each is the system's again once it is freed.
 
     By default glibc takes them from a heap once one was freed, where they leave holes: up to 25 MB after a session was made. Like

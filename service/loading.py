@@ -96,7 +96,7 @@ class Loader:
             line.ran(1, engine.alone_s)  # the first prediction of a wait; a batch's share will be less
         except EngineFault as error:
             raise StartError(f"{model.path}: {error}") from error
-        heap.part()
+        heap.keep_large_out()
         heap.trim()  # what ONNX Runtime needed to read and to order the graph
         log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider, reason=engine.reason,
                  weights=engine.weights, operators=engine.operators,

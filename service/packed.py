@@ -2,9 +2,11 @@
 
 ONNX Runtime orders ("prepacks") a model's weights when it makes a session, into a copy of its own: in each process, at each
 start. It can also write down what it has ordered (`session.save_external_prepacked_constant_initializers`, 1.20 and later); a
-session that is made of that file maps it. The answers are the same, and are proven on the golden examples like all others.
+session that is made of that file maps it. Its answers are proven on the golden examples like all others; where operators of our
+own take the place of some of ONNX Runtime's (`packing`), they may differ in the sixth digit.
 
-Made at a model's first start on a machine; found there by the model's digest, the version of ONNX Runtime and the processor.
+Made at a model's first start on a machine; found there by all that it depends on: the model's digest, ONNX Runtime's version, the
+processor, the library with the operators.
 Where nothing can be kept, each process orders its own.
 """
 
@@ -35,9 +37,8 @@ log = logs.get(__name__)
 FORM = "3"  # of what is kept
 DIGEST = "sha256"
 OURS, UNFINISHED, TRIED = re.compile(r"[0-9a-f]{32}"), ".new-", ".tried"  # names in the folder; all else is somebody's
-WITH_OPERATORS = "with operators"  # in TRIED: the next try is without
 KEPT_S = 30 * 86_400  # what no start has used for so long goes
-RETRY_S = 86_400  # after a try that ended its process, most likely for want of memory
+RETRY_S = 86_400  # after a try that failed, or ended its process, most likely for want of memory
 # The golden examples of int8 leave room for other processors' kernels, so that damage could hide there; those of fp32 leave none,
 # and reading all of a large network's weights would cost each start a quarter of a second.
 HASHED_BYTES = 2**27
@@ -57,6 +58,10 @@ class Found(NamedTuple):
     reason: str
     library: Path | None = None
     operators: str = ""
+
+
+class Tried(OSError):
+    """A form isn't made now: it was tried not long ago, and failed."""
 
 
 def folder(setting: str) -> Path | None:
@@ -93,6 +98,9 @@ def find(model: ModelFile, place: Path | None, operators: Operators | None = Non
         ours = (found / OPERATORS).read_text() if (found / OPERATORS).exists() else ""
     except Exception as error:  # OSError, and the runtime's, which have no common ancestor; it goes without
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if operators and isinstance(error, Tried):
+            log.warning("operators_not_used", model=str(model.path), reason=reason)
+            return find(model, place)
         return Found(None, f"weights can't be kept in {place}: {reason}")
     return Found(found / GRAPH, f"mapped from {found}", operators.file if operators and ours else None, ours)
 
@@ -179,22 +187,21 @@ def _one_at_a_time(place: Path) -> Iterator[None]:
 
 
 def _make(model: ModelFile, target: Path, operators: Operators | None) -> None:
-    """Make one; a mark stays behind where that ends the process, so that its successors don't try again and again.
+    """Make one; a mark stays behind where that ends the process, or fails with operators, so that it isn't tried at each start.
 
     Raises:
+        Tried: there is a mark, or one stays.
         OSError: it can't be written.
     """
     _tidy(target.parent)
     tried = target.with_suffix(TRIED)
     if tried.exists():
-        if operators is None or tried.read_text() != WITH_OPERATORS:
-            raise OSError("an earlier try ended its process")
-        operators = None
+        raise Tried("an earlier try failed, or ended its process")
     wanted = TIMES_THE_MODEL * sum(file.stat().st_size for file in model.path.parent.iterdir() if file.is_file())
     if (free := shutil.disk_usage(target.parent).free) < wanted:
         raise OSError(f"{free / 1e6:,.0f} MB are free; {wanted / 1e6:,.0f} MB are needed")
     start = time.monotonic()
-    tried.write_text(WITH_OPERATORS if operators else "")
+    tried.touch()
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as new:
             packing.write(model, Path(new), operators)
@@ -205,8 +212,12 @@ def _make(model: ModelFile, target: Path, operators: Operators | None) -> None:
             _remove(target)  # what is left of a damaged one
             os.rename(new, target)  # now: nobody ever sees half of it
             os.mkdir(new)  # for the end of the block
-    finally:
+    except packing.OperatorsFailed as error:
+        raise Tried(str(error)) from error
+    except BaseException:
         tried.unlink()
+        raise
+    tried.unlink()
     log.debug("weights_packed", path=str(target), seconds=round(time.monotonic() - start, 3))
 
 

@@ -1,7 +1,7 @@
 """A model → its packed form: the graph as ONNX Runtime optimises it here, its weights in this processor's order.
 
 Large fully connected layers are cut before (`pieces`). Once ONNX Runtime has optimised the graph, 3 × 3 convolutions (`winograd`)
-and what is before the first layer (`front`) are replaced by operators of our own, if what that gives is next to the same.
+and what is before the first layer (`lookup`) are replaced by operators of our own, if what that gives is next to the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import front, logs, onnxgraph, pieces, winograd
+from service import logs, lookup, onnxgraph, pieces, winograd
 from service.examples import GOLDEN_TOLERANCE, answers_of, pixels_of
 from service.modelfile import ModelFile
 from service.native.operators import DOMAIN, Operators
@@ -24,7 +24,11 @@ log = logs.get(__name__)
 
 GRAPH, WEIGHTS, OPERATORS = "model.onnx", "weights.bin", "operators"
 LEAST_BYTES = 1024  # smaller weights stay in the graph; ONNX Runtime writes down only what lies outside of it
-MOST_APART = 5e-6  # of a probability: half of what the golden examples of fp32 allow
+MOST_APART = GOLDEN_TOLERANCE["fp32"] / 2  # of a probability
+
+
+class OperatorsFailed(Exception):
+    """ONNX Runtime refused the graph with operators of our own, or failed on it; without them all may be well."""
 
 
 def write(model: ModelFile, folder: Path, operators: Operators | None) -> None:
@@ -35,6 +39,7 @@ def write(model: ModelFile, folder: Path, operators: Operators | None) -> None:
         folder: empty.
         operators: that may take the place of ONNX Runtime's own.
     Raises:
+        OperatorsFailed: not with these.
         OSError, StartError, and the runtime's exceptions, which have no common ancestor: it can't be made.
     """
     model.require_unchanged()
@@ -59,6 +64,7 @@ def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operator
 
     Raises:
         OSError, MemoryError: there is no room now; another time there may be.
+        OperatorsFailed: it can't be made with them.
     """
     try:
         with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -78,7 +84,7 @@ def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operator
     except (OSError, MemoryError):
         raise
     except Exception as error:  # of the runtime, or a graph that isn't understood
-        reason = str(error) or repr(error)
+        raise OperatorsFailed(str(error) or repr(error)) from error
     log.warning("operators_not_used", model=str(model.path), reason=reason)
     for each in (GRAPH, WEIGHTS):
         (folder / each).unlink(missing_ok=True)
@@ -86,14 +92,14 @@ def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operator
 
 
 def _look_up(model: ModelFile, graph: bytes, folder: Path) -> bytes:
-    """With its front replaced, if that can be done."""
+    """With a look-up before the first layer, if that can be done."""
     size = model.recipe.input
     try:
-        return front.replace(graph, size.height, size.width, lambda part, pixels: _answers(_session(part, folder), pixels))
+        return lookup.replace(graph, size.height, size.width, lambda part, pixels: _answers(_session(part, folder), pixels))
     except (OSError, MemoryError):
         raise
     except Exception as error:  # as above
-        log.warning("front_not_replaced", model=str(model.path), reason=str(error) or repr(error))
+        log.warning("lookup_not_used", model=str(model.path), reason=str(error) or repr(error))
         return graph
 
 

@@ -13,17 +13,17 @@
 
 #define NAME "WinogradConv"
 #define TILES 84       /* at once: more take memory, fewer read the weights more often */
-#define FEW 4          /* parts of so many tiles: with fewer, processors share the filters instead */
+#define FEW 4          /* parts: with fewer, processors share the filters too */
 #define ALIGNED 16     /* floats: each part begins in a line of the cache */
 
 struct kernel {
-    const any *api;
+    const function *api;
     int lanes, top, left, bottom, right, relu;
 };
 
 struct work {
     struct layer layer;
-    const any *api;
+    const function *api;
     const float *in, *u, *bias;
     float *out;
     float *v;          /* of all tiles, where processors share the filters */
@@ -69,7 +69,7 @@ static void part_of_filters(void *given, size_t number) {
 }
 
 static STATUS run(struct work *work, const struct context *context) {
-    const any *api = work->api;
+    const function *api = work->api;
     STATUS status;
     if (work->parts >= FEW) {
         status = parallel_for(context, part, work->parts, 0, work);
@@ -86,7 +86,7 @@ static STATUS run(struct work *work, const struct context *context) {
 
 static STATUS compute(void *given, struct context *context) {
     const struct kernel *kernel = given;
-    const any *api = kernel->api;
+    const function *api = kernel->api;
     struct work work = {.api = api};
     struct layer *layer = &work.layer;
     const int group = winograd_group(kernel->lanes);
@@ -121,7 +121,7 @@ static STATUS compute(void *given, struct context *context) {
     return run(&work, context);
 }
 
-static STATUS create(const struct operator *self, const any *api, const struct info *info, void **made) {
+static STATUS create(const struct operator *self, const function *api, const struct info *info, void **made) {
     (void)self;
     int64_t lanes = 0, relu = 0, pads[4] = {0};
     size_t count = 4;

@@ -74,7 +74,7 @@ def native() -> Native:
     """Load it and prove it: a library that gives one other bit than Pillow is not used."""
     try:
         code = loaded()
-    except (OSError, AttributeError) as error:
+    except OSError as error:
         return Native(None, None, f"by Pillow: {error}")
     if (how := _resizes_otherwise(code)) is not None:
         return Native(None, None, f"by Pillow: {FILE.name} resizes to other pixels than Pillow ({how.name.lower()})")
@@ -94,7 +94,7 @@ def loaded() -> ctypes.CDLL:
     """The library, with the types that its functions take.
 
     Raises:
-        OSError, AttributeError: it isn't there, or it can't be used here.
+        OSError: it isn't there, or it can't be used here.
     """
     if platform.machine() not in PROCESSORS:
         raise OSError(f"on {platform.machine()} the compiled code was never tried")

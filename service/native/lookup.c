@@ -8,6 +8,8 @@
 
 #include <stdlib.h>
 
+#define NAME "LookUp"
+#define NAME_PLANES "LookUpPlanes"
 #define CHANNELS 3
 #define BYTES 256
 
@@ -37,15 +39,17 @@ static void look_up_planes(void *given, size_t picture) {
         for (int c = 0; c < CHANNELS; c++) out[c * count + i] = table[c * BYTES + in[CHANNELS * i + c]];
 }
 
-static STATUS run(const any *api, struct context *context, int planes) {
+static STATUS run(const function *api, struct context *context, int planes) {
     int64_t x[4], table[2];
     struct work work;
     struct value *y = NULL;
     STATUS status = tensor(api, context, 0, 4, x, (const void **)&work.pixels);
     if (!status) status = tensor(api, context, 1, 2, table, &work.table);
     if (status) return status;
-    if (x[3] != CHANNELS) return refuse(api, "LookUp", "channels of the pixels:", x[3], "3");
-    if (table[0] != CHANNELS || table[1] != BYTES) return refuse(api, "LookUp", "columns of the table:", table[1], "(3, 256)");
+    const char *const name = planes ? NAME_PLANES : NAME;
+    if (x[3] != CHANNELS) return refuse(api, name, "channels of the pixels:", x[3], "3");
+    if (table[0] != CHANNELS) return refuse(api, name, "rows of the table:", table[0], "3");
+    if (table[1] != BYTES) return refuse(api, name, "columns of the table:", table[1], "256");
     const int64_t sizes[] = {x[0], planes ? x[3] : x[1], planes ? x[1] : x[2], planes ? x[2] : x[3]};
     if ((status = output(context, 0, sizes, 4, &y)) || (status = tensor_data(y, &work.out))) return status;
     work.pixels_each = x[1] * x[2];
@@ -53,15 +57,15 @@ static STATUS run(const any *api, struct context *context, int planes) {
 }
 
 /* The table of functions is all that a kernel knows. */
-static STATUS create(const struct operator *self, const any *api, const struct info *info, void **made) {
+static STATUS create(const struct operator *self, const function *api, const struct info *info, void **made) {
     return (void)self, (void)info, *made = (void *)api, NULL;
 }
 
 static STATUS compute(void *kernel, struct context *context) { return run(kernel, context, 0); }
 static STATUS compute_planes(void *kernel, struct context *context) { return run(kernel, context, 1); }
 static void destroy(void *kernel) { (void)kernel; }
-static const char *name(const struct operator *self) { return (void)self, "LookUp"; }
-static const char *name_planes(const struct operator *self) { return (void)self, "LookUpPlanes"; }
+static const char *name(const struct operator *self) { return (void)self, NAME; }
+static const char *name_planes(const struct operator *self) { return (void)self, NAME_PLANES; }
 static int bytes(const struct operator *self, size_t number) { return (void)self, (void)number, TENSOR_OF_BYTES; }
 static int floats(const struct operator *self, size_t number) { return (void)self, (void)number, TENSOR_OF_FLOAT; }
 static int table_of_floats(const struct operator *self, size_t number) {

@@ -10,13 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-STATUS refuse(const any *api, const char *name, const char *what, long found, const char *expected) {
+STATUS refuse(const function *api, const char *name, const char *what, long found, const char *expected) {
     char words[200];
     snprintf(words, sizeof words, "%s: %s %ld; expected %s", name, what, found, expected);
     return create_status(INVALID_ARGUMENT, words);
 }
 
-STATUS tensor(const any *api, const struct context *context, size_t number, size_t rank, int64_t *sizes, const void **data) {
+STATUS tensor(const function *api, const struct context *context, size_t number, size_t rank, int64_t *sizes, const void **data) {
     const struct value *value = NULL;
     struct shape *shape = NULL;
     size_t found = 0;
@@ -41,7 +41,7 @@ STATUS RegisterCustomOps(struct options *options, const struct base *runtime) {
     static const struct operator *const all[] = {&WINOGRAD_CONV, &LOOK_UP, &LOOK_UP_PLANES};
     static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
     static struct domain *domain;  /* sessions refer to it for as long as they live */
-    const any *api = runtime->get(RUNTIME_VERSION);
+    const function *api = runtime->get(RUNTIME_VERSION);
     if (!api) abort();  /* never: the service asks for a later one */
     STATUS status = NULL;
     pthread_mutex_lock(&once);

@@ -5,10 +5,10 @@
 extern const struct operator WINOGRAD_CONV, LOOK_UP, LOOK_UP_PLANES;
 
 /* An error with a sentence. */
-STATUS refuse(const any *api, const char *name, const char *what, long found, const char *expected);
+STATUS refuse(const function *api, const char *name, const char *what, long found, const char *expected);
 
 /* An input's address and its sizes: as many as `rank`. */
-STATUS tensor(const any *api, const struct context *context, size_t number, size_t rank, int64_t *sizes, const void **data);
+STATUS tensor(const function *api, const struct context *context, size_t number, size_t rank, int64_t *sizes, const void **data);
 
 /* Of each operator here. */
 const char *on_cpu(const struct operator *);

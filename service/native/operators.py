@@ -33,7 +33,7 @@ def operators() -> Operators | None:
     """None where there is no library, or it has nothing for this processor. What they give is proven with each model."""
     try:
         code = library.loaded()
-    except (OSError, AttributeError):
+    except OSError:
         return None
     lanes = code.quadrant_lanes()
     if not lanes:

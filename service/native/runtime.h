@@ -21,10 +21,10 @@ enum { TENSOR_OF_FLOAT = 1, TENSOR_OF_BYTES = 2 };           /* ONNXTensorElemen
 enum { REQUIRED = 0 };                                       /* OrtCustomOpInputOutputCharacteristic */
 enum { MEMORY_OF_DEVICE = 0 };                               /* OrtMemType */
 
-typedef void (*any)(void);
+typedef void (*function)(void);
 
 struct base {          /* OrtApiBase */
-    const any *(*get)(uint32_t);
+    const function *(*get)(uint32_t);
 };
 
 #define STATUS struct status *
@@ -46,7 +46,7 @@ struct base {          /* OrtApiBase */
 
 struct operator {      /* OrtCustomOp; what is NULL isn't asked, or the second form is */
     uint32_t version;
-    void *(*create_first)(const struct operator *, const any *, const struct info *);
+    void *(*create_first)(const struct operator *, const function *, const struct info *);
     const char *(*name)(const struct operator *);
     const char *(*provider)(const struct operator *);
     int (*input_type)(const struct operator *, size_t);
@@ -62,7 +62,7 @@ struct operator {      /* OrtCustomOp; what is NULL isn't asked, or the second f
     int (*alike_inputs)(const struct operator *);
     int (*least_outputs)(const struct operator *);
     int (*alike_outputs)(const struct operator *);
-    STATUS (*create)(const struct operator *, const any *, const struct info *, void **);
+    STATUS (*create)(const struct operator *, const function *, const struct info *, void **);
     STATUS (*compute)(void *, struct context *);
     STATUS (*infer_shape)(const struct operator *, void *);
     int (*first_version)(const struct operator *);

@@ -46,7 +46,7 @@ static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_c
 
 int winograd_lanes(void) { return !has_avx2() ? 0 : has_avx512() ? 16 : 8; }
 
-int winograd_group(int lanes) { return lanes == 16 && has_avx512() ? 16 * 4 : lanes == 8 && has_avx2() ? 8 * 2 : 0; }
+int winograd_group(int lanes) { return lanes == 16 && has_avx512() ? group_avx512() : lanes == 8 && has_avx2() ? group_avx2() : 0; }
 
 void winograd_input(const struct layer *layer, const float *in, int first, int tiles, float *v) {
     (layer->lanes == 16 ? input_avx512 : input_avx2)(layer, in, first, tiles, v);

@@ -1,5 +1,8 @@
 /* Included by winograd.c for each width of vectors; the names in capitals are defined there. */
 
+/* Filters that are worked on at once. */
+static int NAMED(group)(void) { return VECTORS * LANES; }
+
 /* Where a tile lies; the next is one further across. */
 struct NAMED(place) { int x, y, picture; };
 
@@ -70,7 +73,7 @@ TARGET static inline __attribute__((always_inline)) void NAMED(sums)(const int r
 
 /* Of one place: m (tiles, VECTORS * LANES) = v (channels / LANES, tiles, LANES) times u (channels, VECTORS * LANES). */
 TARGET static void NAMED(product)(const float *v, int tiles, const float *u, int channels, float *m) {
-    const size_t apart = (size_t)tiles * LANES, group = VECTORS * LANES;
+    const size_t apart = (size_t)tiles * LANES, group = NAMED(group)();
     for (int c = 0; c < channels; c += NEAR) {
         const int count = channels - c < NEAR ? channels - c : NEAR;
         for (int tile = 0, rows; tile < tiles; tile += rows) {

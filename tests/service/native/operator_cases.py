@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from service import winograd
+from service.native import library
 from service.native.operators import DOMAIN, Operators
 
-GROUPS = {16: 64, 8: 16}  # filters of a group by lanes
-
 Array = NDArray[Any]
+
+
+def groups() -> dict[int, int]:
+    """Filters of a group for each number of lanes that this processor has."""
+    code = library.loaded()
+    return {lanes: found for lanes in (16, 8) if (found := code.quadrant_group(lanes))}
 
 
 class Layer(NamedTuple):
@@ -59,12 +64,12 @@ def model(nodes: list[onnx.NodeProto], given: Array, constants: dict[str, Array]
     return content
 
 
-def run(content: bytes, pictures: Array, library: Path | None = None, threads: int = 1) -> Array:
+def run(content: bytes, pictures: Array, file: Path | None = None, threads: int = 1) -> Array:
     """The answer; memory of the run lies in blocks of its own, at whose ends a sanitizer looks."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level, options.enable_cpu_mem_arena = threads, 4, False
-    if library:
-        options.register_custom_ops_library(str(library))
+    if file:
+        options.register_custom_ops_library(str(file))
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"x": pictures})[0])
 
@@ -80,17 +85,18 @@ def transformed(weights: Array, lanes: int) -> Array:
     """As the operator takes them."""
     filters, channels = weights.shape[:2]
     blocks = weights.reshape(filters // lanes, lanes, channels // lanes, lanes, 3, 3).transpose(0, 2, 4, 5, 3, 1)
-    return winograd.transformed(np.ascontiguousarray(blocks).reshape(weights.shape), Operators(Path(), lanes, GROUPS[lanes], ""))
+    operators = Operators(Path(), lanes, groups()[lanes], "")
+    return winograd.transformed(np.ascontiguousarray(blocks).reshape(weights.shape), operators)
 
 
-def by_winograd(layer: Layer, lanes: int, library: Path, threads: int = 1, **changed: Any) -> Array:
+def by_winograd(layer: Layer, lanes: int, file: Path, threads: int = 1, **changed: Any) -> Array:
     """By the operator, blocked; `u`, `b` or some `attributes` may be others."""
     constants = {"u": transformed(layer.weights, lanes), "b": layer.bias}
     constants |= {name: changed.pop(name) for name in constants if name in changed}
     attributes = {"lanes": lanes, "pads": layer.pads, "relu": int(layer.relu)} | changed.get("attributes", {})
     node = helper.make_node(winograd.KIND, ["x", "u", "b"], ["y"], domain=DOMAIN, **attributes)
     pictures, whole = layer.pictures, layer.pictures.ndim == 4 and not layer.pictures.shape[1] % lanes
-    return run(model([node], pictures, constants), blocked(pictures, lanes) if whole else pictures, library, threads)
+    return run(model([node], pictures, constants), blocked(pictures, lanes) if whole else pictures, file, threads)
 
 
 def apart(layer: Layer, found: Array, lanes: int) -> float:
@@ -100,28 +106,28 @@ def apart(layer: Layer, found: Array, lanes: int) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def look_up(pixels: Array, table: Array, library: Path, threads: int = 1) -> Array:
+def look_up(pixels: Array, table: Array, file: Path, threads: int = 1) -> Array:
     """By the operator that this table asks for."""
     kind = "LookUp" if table.dtype == np.uint8 else "LookUpPlanes"
     node = helper.make_node(kind, ["x", "t"], ["y"], domain=DOMAIN)
-    return run(model([node], pixels, {"t": table}, helper.np_dtype_to_tensor_dtype(table.dtype)), pixels, library, threads)
+    return run(model([node], pixels, {"t": table}, helper.np_dtype_to_tensor_dtype(table.dtype)), pixels, file, threads)
 
 
 def main() -> None:
     """Compare."""
-    library, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    file, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     random.seed(seed)
     for _ in range(count):
-        lanes, threads = random.choice(list(GROUPS)), random.choice([1, 2])
+        lanes, threads = random.choice(list(groups())), random.choice([1, 2])
         sides = random.randint(1, 24), random.randint(1, 24)
         pads = [random.randint(0 if min(sides) > 2 else 1, 1) for _ in range(4)]
-        channels, filters = lanes * random.randint(1, 12), GROUPS[lanes] * random.randint(1, 3)
+        channels, filters = lanes * random.randint(1, 12), groups()[lanes] * random.randint(1, 3)
         layer = Layer.drawn(random.randint(1, 5), channels, filters, *sides, pads, random.random() < 0.5)
-        assert apart(layer, by_winograd(layer, lanes, library, threads), lanes) < 5e-6, (lanes, layer.pictures.shape, pads)
+        assert apart(layer, by_winograd(layer, lanes, file, threads), lanes) < 5e-6, (lanes, layer.pictures.shape, pads)
         pixels = np.random.default_rng(random.randrange(2**32)).integers(0, 256, (random.randint(1, 4), *sides, 3), np.uint8)
         table = np.arange(768).reshape(3, 256).astype(random.choice([np.uint8, np.float32]))
         expected = table[np.arange(3), pixels]
-        found = look_up(pixels, table, library, threads)
+        found = look_up(pixels, table, file, threads)
         assert np.array_equal(found, expected if table.dtype == np.uint8 else expected.transpose(0, 3, 1, 2))
     print(count)
 

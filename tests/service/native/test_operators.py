@@ -14,7 +14,7 @@ import pytest
 from service.native import library
 from service.native.operators import operators
 from tests.service.native import operator_cases as cases
-from tests.service.native.operator_cases import GROUPS, Layer
+from tests.service.native.operator_cases import Layer
 from tests.service.native.test_library import compiled
 
 ALL = [1, 1, 1, 1]
@@ -28,10 +28,6 @@ def here():
     random.seed(7)
 
 
-def lanes_here() -> list[int]:
-    return [lanes for lanes in GROUPS if operators().lanes >= lanes]
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("lanes", [16, 8])
 @pytest.mark.parametrize(("count", "channels", "filters", "height", "width", "pads"), [
@@ -40,7 +36,7 @@ def lanes_here() -> list[int]:
 ], ids=str)
 def test_a_convolution_is_the_same(lanes, count, channels, filters, height, width, pads, threads):
     """Tiles that reach over the edge, parts that share tiles or filters among threads, more channels than are near at once."""
-    if lanes not in lanes_here():
+    if lanes not in cases.groups():
         pytest.skip("no AVX-512 here")
     layer = Layer.drawn(count, channels, filters, height, width, pads)
     assert cases.apart(layer, cases.by_winograd(layer, lanes, library.FILE, threads), lanes) < 2e-6
@@ -57,7 +53,7 @@ def test_what_is_negative_stays_without_relu():
 @pytest.mark.parametrize("lanes", [16, 8])
 def test_a_picture_does_not_depend_on_its_company(lanes):
     """To the bit, whatever number of tiles is worked on at once, by how many threads."""
-    if lanes not in lanes_here():
+    if lanes not in cases.groups():
         pytest.skip("no AVX-512 here")
     layer = Layer.drawn(9, 32, 64, 11, 7, ALL)
     together = cases.by_winograd(layer, lanes, library.FILE)
@@ -71,7 +67,7 @@ def test_a_picture_does_not_depend_on_its_company(lanes):
 @pytest.mark.parametrize("relu", [True, False])
 def test_what_is_no_number_stays_so(lanes, relu):
     """A ReLU doesn't hide it: the engine refuses answers that are not finite."""
-    if lanes not in lanes_here():
+    if lanes not in cases.groups():
         pytest.skip("no AVX-512 here")
     layer = Layer.drawn(1, 16, 64, 6, 6, ALL, relu=relu)
     layer.pictures[0, 3, 2, 2] = np.nan

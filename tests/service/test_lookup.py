@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from service import front
+from service import lookup
 from service.native.operators import operators
 
 HEIGHT, WIDTH = 20, 16
@@ -72,7 +72,7 @@ def kinds(model: bytes) -> list[str]:
 def test_it_gives_the_same_bits(steps, kind):
     """In a third of the passes over the picture."""
     model = network(steps)
-    made = front.replace(model, HEIGHT, WIDTH, run)
+    made = lookup.replace(model, HEIGHT, WIDTH, run)
     assert kinds(made) == [kind, kinds(model)[-1]]
     assert run(made, PICTURES).tobytes() == run(model, PICTURES).tobytes()
 
@@ -85,14 +85,14 @@ def test_it_gives_the_same_bits(steps, kind):
     pytest.param(network(PLANES[1:2]), id="a single step")])
 def test_another_front_stays(model):
     """It is seen by trying, not by its name."""
-    assert front.replace(model, HEIGHT, WIDTH, run) is model
+    assert lookup.replace(model, HEIGHT, WIDTH, run) is model
 
 
 @pytest.mark.parametrize("asked", ["second_reader", "shown"])
 def test_what_somebody_else_reads_is_still_made(asked):
     """Only the steps before that are replaced."""
     model = network(PLANES, **{asked: True})
-    made = front.replace(model, HEIGHT, WIDTH, run)
+    made = lookup.replace(model, HEIGHT, WIDTH, run)
     assert kinds(made)[:3] == ["LookUpPlanes", "Sub", "Mul"]
     assert run(made, PICTURES).tobytes() == run(model, PICTURES).tobytes()
 
@@ -100,4 +100,4 @@ def test_what_somebody_else_reads_is_still_made(asked):
 def test_a_small_picture_does_not_hold_each_byte():
     """There is no table then."""
     model = network(PLANES)
-    assert front.replace(model, 15, 16, run) is model
+    assert lookup.replace(model, 15, 16, run) is model
