@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,7 @@ class Engine:
         """
         self.model = model
         self._kept, self._operators = kept, operators
+        self._turn = threading.Lock()  # two runs at once, as while `widen` proves its session, need the arena twice, for good
         self._packed: packed.Found | None = None  # only CPUs have any
         self._threads = threads
         self._session, self.provider, self.reason = self._open(provider, threads)
@@ -134,7 +136,8 @@ class Engine:
     def _run(self, pixels: NDArray[np.uint8], session: Any) -> NDArray[np.float32]:
         try:
             # (N, height, width, 3) uint8 → (N, classes) float32
-            found = self._runner.run(pixels) if self._runner else session.run(None, {self._input: pixels})[0]
+            with self._turn:
+                found = self._runner.run(pixels) if self._runner else session.run(None, {self._input: pixels})[0]
         except Exception as error:  # the runtime's exceptions have no common ancestor of their own
             raise EngineFault(f"engine failed on {len(pixels)} pictures: {error}") from error
         probabilities: NDArray[np.float32] = np.asarray(found)

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 #define NAME "WinogradConv"
-#define TILES 84       /* at once: more take memory, fewer read the weights more often */
+#define TILES 48       /* at once: more take memory, fewer read the weights more often */
 #define FEW 4          /* parts: with fewer, processors share the filters too */
 #define ALIGNED 16     /* floats: each part begins in a line of the cache */
 
