@@ -6,8 +6,6 @@
 
 #include "operators.h"
 
-#include <stdlib.h>
-
 #define NAME "LookUp"
 #define NAME_PLANES "LookUpPlanes"
 #define CHANNELS 3
