@@ -1,7 +1,7 @@
 """A model → its packed form: the graph as ONNX Runtime optimises it here, its weights in this processor's order.
 
-Large fully connected layers are cut before (`pieces`). Once ONNX Runtime has optimised the graph, 3 × 3 convolutions (`winograd`)
-and what is before the first layer (`lookup`) are replaced by operators of our own, if what that gives is next to the same.
+Large fully connected layers are cut before (`pieces`). Once ONNX Runtime has optimised the graph, 3 × 3 convolutions are
+replaced by an operator of our own (`winograd`), if what that gives is next to the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import logs, lookup, onnxgraph, pieces, winograd
+from service import logs, onnxgraph, pieces, winograd
 from service.examples import GOLDEN_TOLERANCE, answers_of, pixels_of
 from service.modelfile import ModelFile
 from service.native.operators import DOMAIN, Operators
@@ -71,7 +71,7 @@ def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operator
             pixels, between = pixels_of(model.recipe, model.golden), Path(name)
             plain = _answers(_save(source, model.path.parent, between, ("plain.onnx", "plain.bin"), prepack=False), pixels)
             optimised = (between / "plain.onnx").read_bytes()
-            changed = _look_up(model, winograd.replace(optimised, between, "transformed.bin", operators), between)
+            changed = winograd.replace(optimised, between, "transformed.bin", operators)
             if changed is optimised:
                 return False
             found = _answers(_save(changed, between, folder, (GRAPH, WEIGHTS), prepack=True, operators=operators), pixels)
@@ -89,18 +89,6 @@ def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operator
     for each in (GRAPH, WEIGHTS):
         (folder / each).unlink(missing_ok=True)
     return False
-
-
-def _look_up(model: ModelFile, graph: bytes, folder: Path) -> bytes:
-    """With a look-up before the first layer, if that can be done."""
-    size = model.recipe.input
-    try:
-        return lookup.replace(graph, size.height, size.width, lambda part, pixels: _answers(_session(part, folder), pixels))
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # as above
-        log.warning("lookup_not_used", model=str(model.path), reason=str(error) or repr(error))
-        return graph
 
 
 def _apart(found: NDArray[np.float32], expected: NDArray[np.float32], most: float) -> str:

@@ -38,7 +38,7 @@ int last_version(const struct operator *self) { return (void)self, INT_MAX; }
 
 /* ONNX Runtime calls it by this name for each session that registers the library. */
 STATUS RegisterCustomOps(struct options *options, const struct base *runtime) {
-    static const struct operator *const all[] = {&WINOGRAD_CONV, &LOOK_UP, &LOOK_UP_PLANES};
+    static const struct operator *const all[] = {&WINOGRAD_CONV};
     static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
     static struct domain *domain;  /* sessions refer to it for as long as they live */
     const function *api = runtime->get(RUNTIME_VERSION);

@@ -2,7 +2,7 @@
 
 #include "runtime.h"
 
-extern const struct operator WINOGRAD_CONV, LOOK_UP, LOOK_UP_PLANES;
+extern const struct operator WINOGRAD_CONV;
 
 /* An error with a sentence. */
 STATUS refuse(const function *api, const char *name, const char *what, long found, const char *expected);

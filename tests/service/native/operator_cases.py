@@ -106,13 +106,6 @@ def apart(layer: Layer, found: Array, lanes: int) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def look_up(pixels: Array, table: Array, file: Path, threads: int = 1) -> Array:
-    """By the operator that this table asks for."""
-    kind = "LookUp" if table.dtype == np.uint8 else "LookUpPlanes"
-    node = helper.make_node(kind, ["x", "t"], ["y"], domain=DOMAIN)
-    return run(model([node], pixels, {"t": table}, helper.np_dtype_to_tensor_dtype(table.dtype)), pixels, file, threads)
-
-
 def main() -> None:
     """Compare."""
     file, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -124,11 +117,6 @@ def main() -> None:
         channels, filters = lanes * random.randint(1, 12), groups()[lanes] * random.randint(1, 3)
         layer = Layer.drawn(random.randint(1, 5), channels, filters, *sides, pads, random.random() < 0.5)
         assert apart(layer, by_winograd(layer, lanes, file, threads), lanes) < 5e-6, (lanes, layer.pictures.shape, pads)
-        pixels = np.random.default_rng(random.randrange(2**32)).integers(0, 256, (random.randint(1, 4), *sides, 3), np.uint8)
-        table = np.arange(768).reshape(3, 256).astype(random.choice([np.uint8, np.float32]))
-        expected = table[np.arange(3), pixels]
-        found = look_up(pixels, table, file, threads)
-        assert np.array_equal(found, expected if table.dtype == np.uint8 else expected.transpose(0, 3, 1, 2))
     print(count)
 
 

@@ -132,24 +132,6 @@ def test_pictures_that_make_no_sense_are_refused(shape, pads, words):
         cases.by_winograd(layer, 8, library.FILE)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kind", [np.uint8, np.float32])
-def test_bytes_are_looked_up(kind, threads):
-    """Each channel in its own column; numbers come out with the channels apart."""
-    pixels = np.random.default_rng(1).integers(0, 256, (3, 5, 7, 3), np.uint8)
-    table = np.random.default_rng(2).integers(0, 256, (3, 256)).astype(kind)
-    expected = np.stack([table[channel][pixels[..., channel]] for channel in range(3)], 3 if kind == np.uint8 else 1)
-    assert np.array_equal(cases.look_up(pixels, table, library.FILE, threads), expected)
-
-
-@pytest.mark.parametrize(("channels", "columns", "words"), [
-    (4, 256, "channels of the pixels: 4"), (3, 255, "columns of the table: 255")])
-def test_look_ups_that_make_no_sense_are_refused(channels, columns, words):
-    """As above."""
-    with pytest.raises(Exception, match=words):
-        cases.look_up(np.zeros((1, 2, 2, channels), np.uint8), np.zeros((3, columns), np.float32), library.FILE)
-
-
 def test_nothing_is_read_or_written_outside(tmp_path):
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, which end the process at the first such access."""
     file = compiled(tmp_path, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
