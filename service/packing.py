@@ -1,6 +1,6 @@
 """A model → its packed form: the graph as ONNX Runtime optimises it here, its weights in this processor's order.
 
-Large fully connected layers are cut before (`pieces`). Once ONNX Runtime has optimised the graph, 3 × 3 convolutions are
+Once ONNX Runtime has optimised the graph, 3 × 3 convolutions are
 replaced by an operator of our own (`winograd`), if what that gives is next to the same.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service import logs, onnxgraph, pieces, winograd
+from service import logs, onnxgraph, winograd
 from service.examples import GOLDEN_TOLERANCE, answers_of, pixels_of
 from service.modelfile import ModelFile
 from service.native.operators import DOMAIN, Operators
@@ -43,20 +43,10 @@ def write(model: ModelFile, folder: Path, operators: Operators | None) -> None:
         OSError, StartError, and the runtime's exceptions, which have no common ancestor: it can't be made.
     """
     model.require_unchanged()
-    source = _in_pieces(model)
+    source = model.path.read_bytes()
     if not (operators and _replaced(model, source, folder, operators)):
         _save(source, model.path.parent, folder, (GRAPH, WEIGHTS), prepack=True)
     model.require_unchanged()
-
-
-def _in_pieces(model: ModelFile) -> bytes:
-    """The model with its large layers cut, if it has any."""
-    source = model.path.read_bytes()
-    try:
-        return pieces.cut(source) if model.external else source
-    except (ValueError, LookupError) as error:  # ONNX Runtime is the judge of it
-        log.warning("model_not_cut", model=str(model.path), reason=str(error))
-        return source
 
 
 def _replaced(model: ModelFile, source: bytes, folder: Path, operators: Operators) -> bool:

@@ -235,3 +235,11 @@ def test_a_model_that_is_wrong_itself_is_proven_once(tmp_path, monkeypatch):
     with pytest.raises(StartError, match="golden picture"):
         loader.engine("quadrants/1", model, Admission(plan(settings, 1)).line())
     assert len(proven) == 1
+
+
+def test_large_fp32_networks_are_mapped_from_their_own_file(tmp_path, place):
+    """Packing their weights costs twice the largest layer's memory in every session."""
+    engine = Engine(ModelFile.open(models.build(tmp_path / "outside" / "1" / "model.onnx", external=True)), "cpu", 1, place)
+    assert not engine.packed
+    assert engine.weights == "mapped from the model's own file"
+    assert engine.prove() <= 1e-5

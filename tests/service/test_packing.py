@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import packing
 from service.engine import Engine
 from service.examples import pixels_of
 from service.modelfile import ModelFile
@@ -46,23 +45,3 @@ def test_the_default_model_answers_the_same(place):
         assert np.array_equal(ours.run(pictures, alone).argmax(1), expected.argmax(1))
         each = np.concatenate([ours.run(picture[None], alone) for picture in pictures])
         assert np.abs(each - ours.run(pictures, alone)).max() <= 1e-6
-
-
-def test_large_layers_are_cut_before_they_are_ordered(tmp_path, place, monkeypatch):
-    """Whatever that makes of the model is what is packed, and what is proven; weights in the model itself are never cut."""
-    cut: list[bytes] = []
-    monkeypatch.setattr(packing.pieces, "cut", lambda content: cut.append(content) or bytes(bytearray(content)))
-    outside = ModelFile.open(models.build(tmp_path / "outside" / "1" / "model.onnx", external=True))
-    assert Engine(outside, "cpu", 1, place).packed
-    assert cut == [outside.path.read_bytes()]
-    assert Engine(ModelFile.open(models.build(tmp_path / "inside" / "1" / "model.onnx")), "cpu", 1, place).packed
-    assert len(cut) == 1
-
-
-def test_a_model_that_cannot_be_cut_is_packed_whole(tmp_path, place, monkeypatch):
-    """It is ONNX Runtime's to say what it can't read."""
-    def fail(_: bytes) -> bytes:
-        raise UnicodeDecodeError("utf-8", b"", 0, 1, "no text")
-
-    monkeypatch.setattr(packing.pieces, "cut", fail)
-    assert Engine(ModelFile.open(models.build(tmp_path / "outside" / "1" / "model.onnx", external=True)), "cpu", 1, place).packed
