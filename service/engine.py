@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from service import board, cuda, logs, packed
 from service.examples import BATCH_TOLERANCE, GOLDEN_TOLERANCE, answers_of, pixels_of
 from service.modelfile import WAY_OUT, ModelFile
-from service.native.operators import Operators
 from service.planning import LONE_BATCH
 from service.problems import StartError
 from service.recipe import Golden
@@ -60,7 +59,6 @@ class Engine:
 
     def __init__(
         self, model: ModelFile, provider: str = "auto", threads: int = 1, kept: Path | None = None,
-        operators: Operators | None = None,
     ) -> None:
         """Make the session.
 
@@ -69,12 +67,11 @@ class Engine:
             provider: cpu, cuda or auto.
             threads: of one run.
             kept: folder of packed weights; without one each session orders its own.
-            operators: that may take the place of ONNX Runtime's own in the packed form.
         Raises:
             StartError: the provider can't be had, ONNX Runtime refuses the model, or it isn't as decision 1 has it.
         """
         self.model = model
-        self._kept, self._operators = kept, operators
+        self._kept = kept
         self._turn = threading.Lock()  # two runs at once, as while `widen` proves its session, need the arena twice, for good
         self._packed: packed.Found | None = None  # only CPUs have any
         self._threads = threads
@@ -90,11 +87,6 @@ class Engine:
     def weights(self) -> str:
         """Where they are, in words."""
         return self._packed.reason if self._packed else "on the device"
-
-    @property
-    def operators(self) -> str:
-        """Those of our own that run in ONNX Runtime's place, and how many layers each; empty where there are none."""
-        return self._packed.operators if self._packed else ""
 
     @property
     def packed(self) -> bool:
@@ -232,7 +224,7 @@ class Engine:
 
     def _on_cpu(self, threads: int) -> onnxruntime.InferenceSession:
         """A session of the packed form; of the model itself where there is none."""
-        self._packed = self._packed or packed.find(self.model, self._kept, self._operators)
+        self._packed = self._packed or packed.find(self.model, self._kept)
         if self._packed.path:
             try:
                 return _session(self.model, [CPU], threads, self._packed)
@@ -276,8 +268,6 @@ def _session(
     model.require_unchanged()
     path = packed_graph or model.path
     try:
-        if kept and kept.library:
-            options.register_custom_ops_library(str(kept.library))
         # By its path: ONNX Runtime maps the file of external weights, so that all processes share one copy of them.
         # One after the other in all processes: each orders the weights, packed ones once more to compare them.
         with board.seat().one_at_a_time():

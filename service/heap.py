@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # malloc.h
-LARGE = 4 * 2**20  # bytes: no photo's, batch's or convolution's; each piece of weights (`pieces.MOST_BYTES`)
+LARGE = 4 * 2**20  # bytes: no photo's, batch's or convolution's
 MADV_DONTNEED = 4  # madvise(2)
 MAPS = Path("/proc/self/smaps")
 CODE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ [1-9]\d* +/")  # of a file

@@ -20,7 +20,6 @@ from service.engine import Engine, EngineFault
 from service.intact import Intact
 from service.metrics import MODEL_LOAD_SECONDS
 from service.modelfile import ModelFile
-from service.native.operators import operators
 from service.planning import Plan
 from service.problems import ModelNotReady, StartError
 from service.settings import Settings
@@ -99,14 +98,13 @@ class Loader:
         heap.keep_large_out()
         heap.trim()  # what ONNX Runtime needed to read and to order the graph
         log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider, reason=engine.reason,
-                 weights=engine.weights, operators=engine.operators,
+                 weights=engine.weights,
                  golden_difference=worst, seconds=round(time.monotonic() - start, 3))
         return engine
 
     def _open(self, model: ModelFile, kept: Path | None) -> Engine:
         with self.admission.turns.processors.inherited():  # ONNX Runtime's, for as long as the session: a reload is soon over
-            found = operators() if self._settings.operators == "auto" else None
-            return Engine(model, self._settings.provider, self._planned.engine_threads, kept, found)
+            return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
 
     def widen(self, name: str, engine: Engine) -> threading.Thread | None:
         """Give an engine that answers already its session on all processors, in a thread of its own: nobody waits for that."""

@@ -2,11 +2,10 @@
 
 ONNX Runtime orders ("prepacks") a model's weights when it makes a session, into a copy of its own: in each process, at each
 start. It can also write down what it has ordered (`session.save_external_prepacked_constant_initializers`, 1.20 and later); a
-session that is made of that file maps it. Its answers are proven on the golden examples like all others; where operators of our
-own take the place of some of ONNX Runtime's (`packing`), they may differ in the sixth digit.
+session that is made of that file maps it. Its answers are proven on the golden examples like all others.
 
 Made at a model's first start on a machine; found there by all that it depends on: the model's digest, ONNX Runtime's version, the
-processor, the library with the operators.
+processor.
 Where nothing can be kept, each process orders its own.
 """
 
@@ -27,14 +26,14 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from service import logs, packing
+from service import logs
 from service.modelfile import ModelFile
-from service.native.operators import Operators
-from service.packing import GRAPH, OPERATORS, WEIGHTS
 
 log = logs.get(__name__)
 
-FORM = "3"  # of what is kept
+FORM = "4"  # of what is kept
+GRAPH, WEIGHTS = "model.onnx", "weights.bin"
+LEAST_BYTES = 1024  # smaller weights stay in the graph; ONNX Runtime maps only what lies outside of it
 DIGEST = "sha256"
 OURS, UNFINISHED, TRIED = re.compile(r"[0-9a-f]{32}"), ".new-", ".tried"  # names in the folder; all else is somebody's
 KEPT_S = 30 * 86_400  # what no start has used for so long goes
@@ -42,26 +41,15 @@ RETRY_S = 86_400  # after a try that failed, or ended its process, most likely f
 # The golden examples of int8 leave room for other processors' kernels, so that damage could hide there; those of fp32 leave none,
 # and reading all of a large network's weights would cost each start a quarter of a second.
 HASHED_BYTES = 2**27
-TIMES_THE_MODEL = 5  # free space that is wanted: the weights as they were are written too, before and after some are transformed
+TIMES_THE_MODEL = 3  # free space that is wanted: the weights as they were are written too
 IN_MEMORY = ("tmpfs", "ramfs")
 
 
 class Found(NamedTuple):
-    """The graph to make sessions of; `None` where there is none, and why.
-
-    Attributes:
-        library: of operators of our own, without which no session can be made of it.
-        operators: which, and how many of each.
-    """
+    """The graph to make sessions of; `None` where there is none, and why."""
 
     path: Path | None
     reason: str
-    library: Path | None = None
-    operators: str = ""
-
-
-class Tried(OSError):
-    """A form isn't made now: it was tried not long ago, and failed."""
 
 
 def folder(setting: str) -> Path | None:
@@ -75,13 +63,12 @@ def folder(setting: str) -> Path | None:
     return None
 
 
-def find(model: ModelFile, place: Path | None, operators: Operators | None = None) -> Found:
+def find(model: ModelFile, place: Path | None) -> Found:
     """The packed form of a model; made if it isn't there, by one process while the others wait.
 
     Args:
         model: opened and checked; its files are read again only to make it.
         place: folder of all of them.
-        operators: that may take the place of ONNX Runtime's own; the form without them is another.
     """
     if place is None:
         return Found(None, "nothing is kept (QUADRANT_PACKED_WEIGHTS)")
@@ -92,20 +79,16 @@ def find(model: ModelFile, place: Path | None, operators: Operators | None = Non
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if reason := _unfit(place):
             return Found(None, reason)
-        found = place / _key(model, operators)
+        found = place / _key(model)
         if not _whole(found):
             with _one_at_a_time(place):
                 if not _whole(found):
-                    _make(model, found, operators)
+                    _make(model, found)
         os.utime(found)
-        ours = (found / OPERATORS).read_text() if (found / OPERATORS).exists() else ""
     except Exception as error:  # OSError, and the runtime's, which have no common ancestor; it goes without
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if operators and isinstance(error, Tried):
-            log.warning("operators_not_used", model=str(model.path), reason=reason)
-            return find(model, place)
         return Found(None, f"weights can't be kept in {place}: {reason}")
-    return Found(found / GRAPH, f"mapped from {found}", operators.file if operators and ours else None, ours)
+    return Found(found / GRAPH, f"mapped from {found}")
 
 
 def forget(graph: Path) -> None:
@@ -132,8 +115,8 @@ def _digest(folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The graph; its weights, unless they are all so small that they lie in it; which operators of our own it needs, if any."""
-    return [folder / GRAPH, *(folder / name for name in (WEIGHTS, OPERATORS) if (folder / name).exists())]
+    """The graph; its weights, unless they are all so small that they lie in it."""
+    return [folder / GRAPH, *([folder / WEIGHTS] if (folder / WEIGHTS).exists() else [])]
 
 
 def _remove(folder: Path) -> None:
@@ -166,10 +149,9 @@ def _filesystem(place: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str
     return kind
 
 
-def _key(model: ModelFile, operators: Operators | None) -> str:
+def _key(model: ModelFile) -> str:
     """Whatever the order depends on."""
-    ours = f"{operators.digest}, {operators.lanes}" if operators else ""
-    wanted = (FORM, model.digest, onnxruntime.__version__, platform.machine(), _processor(), ours)
+    wanted = (FORM, model.digest, onnxruntime.__version__, platform.machine(), _processor())
     return hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:32]
 
 
@@ -189,17 +171,16 @@ def _one_at_a_time(place: Path) -> Iterator[None]:
         yield
 
 
-def _make(model: ModelFile, target: Path, operators: Operators | None) -> None:
-    """Make one; a mark stays behind where that ends the process, or fails with operators, so that it isn't tried at each start.
+def _make(model: ModelFile, target: Path) -> None:
+    """Make one; a mark stays behind where that ends the process, so that it isn't tried at each start.
 
     Raises:
-        Tried: there is a mark, or one stays.
-        OSError: it can't be written.
+        OSError: it can't be written, or there is a mark.
     """
     _tidy(target.parent)
     tried = target.with_suffix(TRIED)
     if tried.exists():
-        raise Tried("an earlier try failed, or ended its process")
+        raise OSError("an earlier try ended its process")
     wanted = TIMES_THE_MODEL * sum(file.stat().st_size for file in model.path.parent.iterdir() if file.is_file())
     if (free := shutil.disk_usage(target.parent).free) < wanted:
         raise OSError(f"{free / 1e6:,.0f} MB are free; {wanted / 1e6:,.0f} MB are needed")
@@ -207,7 +188,7 @@ def _make(model: ModelFile, target: Path, operators: Operators | None) -> None:
     tried.touch()
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as new:
-            packing.write(model, Path(new), operators)
+            _write(model, Path(new))
             (Path(new) / DIGEST).write_text(_digest(Path(new)))
             for written in Path(new).iterdir():
                 with open(written, "rb") as file:
@@ -215,13 +196,30 @@ def _make(model: ModelFile, target: Path, operators: Operators | None) -> None:
             _remove(target)  # what is left of a damaged one
             os.rename(new, target)  # now: nobody ever sees half of it
             os.mkdir(new)  # for the end of the block
-    except packing.OperatorsFailed as error:
-        raise Tried(str(error)) from error
-    except BaseException:
+    finally:
         tried.unlink()
-        raise
-    tried.unlink()
     log.debug("weights_packed", path=str(target), seconds=round(time.monotonic() - start, 3))
+
+
+def _write(model: ModelFile, folder: Path) -> None:
+    """Let ONNX Runtime optimise the graph and pack its weights for this processor.
+
+    Raises:
+        OSError, and the runtime's exceptions, which have no common ancestor: it can't be made.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / GRAPH)
+    for name, value in {
+        "optimized_model_external_initializers_file_name": WEIGHTS,
+        "optimized_model_external_initializers_min_size_in_bytes": str(LEAST_BYTES),
+        "save_external_prepacked_constant_initializers": "1",
+    }.items():
+        options.add_session_config_entry(f"session.{name}", value)
+    model.require_unchanged()
+    onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    model.require_unchanged()
 
 
 def _tidy(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Just enough of the protocol buffers wire format to read what a model says of itself, to find its weights and to change a node.
+"""Just enough of the protocol buffers wire format to read what a model says of itself, and to find its weights.
 
 A whole ONNX package, or a session, would cost half a second and the memory of the weights.
 Source: protobuf.dev, "Encoding"; field numbers from onnx.proto.
@@ -6,7 +6,6 @@ Source: protobuf.dev, "Encoding"; field numbers from onnx.proto.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -107,55 +106,3 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
     raise Malformed(f"number at byte {position} has no end")
-
-
-def integers(field: Field) -> list[int]:
-    """Of a repeated integer: one, or several packed.
-
-    Raises:
-        Malformed: they have no end.
-    """
-    if field.wire == VARINT:
-        return [field.integer]
-    found, position = [], 0
-    while position < len(field.content):
-        value, position = _varint(field.content, position)
-        found.append(value)
-    return found
-
-
-def float32(content: memoryview) -> float:
-    """Of a fixed field of 4 bytes."""
-    value: float = struct.unpack("<f", content)[0]
-    return value
-
-
-def encoded(field: Field) -> bytes:
-    """As it was read, integers in their shortest form."""
-    head = _number(field.number << 3 | field.wire)
-    if field.wire == VARINT:
-        return head + _number(field.integer)
-    return head + (_number(len(field.content)) if field.wire == BYTES else b"") + bytes(field.content)
-
-
-def integer(number: int, value: int) -> bytes:
-    """A field."""
-    return encoded(Field(number, VARINT, memoryview(b""), value))
-
-
-def bytes_of(number: int, content: bytes) -> bytes:
-    """A field of bytes, text or a message."""
-    return encoded(Field(number, BYTES, memoryview(content)))
-
-
-def pair(key: str, value: str) -> bytes:
-    """A StringStringEntryProto."""
-    return bytes_of(1, key.encode()) + bytes_of(2, value.encode())
-
-
-def _number(value: int) -> bytes:
-    digits = bytearray()
-    while value > 0x7F:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*digits, value])

@@ -108,9 +108,6 @@ class Settings:
     packed_weights: str = setting(
         "auto", "folder that keeps weights in the processor's own order, for all processes to map; `auto`: `quadrant/packed` in "
         "the user's cache folder; `off`: each process orders its own")
-    operators: str = setting(
-        "auto", "whether compiled operators of our own take the place of some of ONNX Runtime's where weights are packed: 3 × 3 "
-        "convolutions in fp32 by Winograd's method, and what is before the first layer; `off`: none", choices=("auto", "off"))
     body_timeout_s: float = setting(30.0, "longest time for a body to arrive", minimum=0.1)
     drain_delay_s: float = setting(0.0, "time to serve on, unready, after SIGTERM, while balancers look away", minimum=0)
     drain_timeout_s: float = setting(30.0, "longest wait for requests in flight when stopping", minimum=0)

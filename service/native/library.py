@@ -140,8 +140,7 @@ def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
         AttributeError: it lacks one.
     """
     resize: list[Any] = [ctypes.c_float * 4, ctypes.c_int, ctypes.c_int, ctypes.c_int * 4, ctypes.c_int, ctypes.c_void_p]
-    code.quadrant_version.argtypes = code.quadrant_vectors.argtypes = code.quadrant_lanes.argtypes = []
-    code.quadrant_group.argtypes = [ctypes.c_int]
+    code.quadrant_version.argtypes = code.quadrant_vectors.argtypes = []
     code.quadrant_resample.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, *resize]
     code.quadrant_jpeg.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
                                    ctypes.c_int, *resize, ctypes.c_int64 * 2]

@@ -63,5 +63,4 @@ def _runs(model: Classifier, default: bool) -> dict[str, Any]:
     """What a model really runs on; nothing yet where it waits for its first request."""
     engine = model.engine if model.state is State.LOADED else None
     return {"name": model.name, "version": model.version, "default": default, "state": model.state,
-            "provider": engine.provider if engine else None, "reason": engine.reason if engine else "not loaded",
-            "operators": engine.operators or None if engine else None}
+            "provider": engine.provider if engine else None, "reason": engine.reason if engine else "not loaded"}

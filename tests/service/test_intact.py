@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from service.catalog import Catalog
@@ -82,6 +83,9 @@ def test_a_process_whose_model_was_overwritten_is_unready(settings, weights):
 
 def test_packed_weights_need_nobody_to_look_after_the_models_own(settings, weights):
     """The session has mapped another file; what becomes of the model's matters at the next start."""
+    said = ModelFile.open(weights.with_name("model.onnx")).recipe
+    quantized = msgspec.structs.replace(said, precision="int8").dump()
+    models.build(weights.with_name("model.onnx"), external=True, metadata={"recipe": quantized})
     catalog = Catalog.load(dataclasses.replace(settings, models=weights.parents[2]))
     overwrite(weights, bytes(weights.stat().st_size))
     assert catalog.find().loading.made.intact is None

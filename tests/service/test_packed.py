@@ -17,7 +17,6 @@ from service.admission import Admission
 from service.engine import Engine, EngineFault
 from service.loading import Loader
 from service.modelfile import ModelFile
-from service.native.operators import Operators
 from service.planning import plan
 from service.problems import StartError
 from service.settings import Settings
@@ -74,10 +73,10 @@ def test_it_is_made_once(tiny_model, place, monkeypatch):
     """However many processes start at the same time; what was there before the lock came is taken."""
     made, make = [], packed._make
 
-    def slowly(model: ModelFile, target: Path, operators: Operators | None) -> None:
+    def slowly(model: ModelFile, target: Path) -> None:
         made.append(target)
         time.sleep(0.05)
-        make(model, target, operators)
+        make(model, target)
 
     monkeypatch.setattr(packed, "_make", slowly)
     with ThreadPoolExecutor(4) as pool:
@@ -115,10 +114,10 @@ def test_a_try_that_ended_its_process_is_not_repeated(tiny_model, place, monkeyp
 
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(packed.packing, "write", killed)
+        monkeypatch.setattr(packed, "_write", killed)
         packed.find(tiny_model, place)
     os.waitpid(child, 0)
-    assert "an earlier try failed, or ended its process" in packed.find(tiny_model, place).reason
+    assert "an earlier try ended its process" in packed.find(tiny_model, place).reason
     (tried,) = place.glob(f"*{packed.TRIED}")
     os.utime(tried, (time.time() - packed.RETRY_S - 1,) * 2)
     assert packed.find(tiny_model, place).path is not None
