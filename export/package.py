@@ -217,7 +217,7 @@ def _prove(file: Path) -> None:
     try:
         onnx.checker.check_model(file)
         opened = ModelFile.open(file)
-        Engine(opened, "cpu", 1).prove(opened.golden)
+        Engine(opened, "cpu").prove(opened.golden)
     except (onnx.checker.ValidationError, StartError, EngineFault) as error:
         raise verify.Unfaithful(f"the service would refuse the model ({_first_line(error)})") from error
 

@@ -37,11 +37,12 @@ DEFAULTS = Options()
 
 
 class Named(msgspec.Struct, frozen=True):
-    """Which model answered; `digest` is the SHA-256 of its file."""
+    """Which model answered; `digest` is the SHA-256 of its file, `precision` what it computed in."""
 
     name: str
     version: str
     digest: str
+    precision: str
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -142,7 +143,7 @@ _PREDICTION_BYTES = sys.getsizeof(Prediction("", 0.0, 0, "")) + 2 * _NUMBER_BYTE
 _TIMING = Timing(0.0, 0.0, 0.0, 0.0, 1)
 _SHOWN = Shown("", "", 1, 1, False)
 _ANSWER_BYTES = (
-    sys.getsizeof(Answer("", Named("", "", ""), [], 0.0, 0.0, None, _SHOWN, _TIMING))
+    sys.getsizeof(Answer("", Named("", "", "", ""), [], 0.0, 0.0, None, _SHOWN, _TIMING))
     + sys.getsizeof(_TIMING) + sys.getsizeof(_SHOWN) + 9 * _NUMBER_BYTES)
 
 

@@ -19,7 +19,7 @@ from service.answer import Answer
 from service.cache import Cache
 from service.classifier import Classifier
 from service.loading import ABOUT_TO_STOP, Loader, Loading, State
-from service.metrics import BUILD_INFO, MODEL_READY
+from service.metrics import BUILD_INFO, MODEL_ENGINE, MODEL_READY
 from service.modelfile import ModelFile
 from service.planning import Plan, plan
 from service.problems import NotReady, UnknownModel
@@ -127,6 +127,8 @@ class Catalog:
             reasons.append(FORKED)
         for each in self.models():
             MODEL_READY.labels(each.name, each.version).set(each.ready and not reasons)
+            if each.ready:
+                MODEL_ENGINE.labels(each.name, each.version, each.engine.provider, each.engine.precision).set(1)
             if each.dead:
                 reasons.append(each.batcher.end or f"the batch thread of {each.name} has died")
             if overwritten := each.loading.overwritten:

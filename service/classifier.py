@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from structlog.contextvars import get_contextvars
@@ -63,7 +64,6 @@ class Classifier:
         """
         self.model, self.loading, self.name, self.version = model, loading, name, version
         self._admission, self._settings, self._line, self._cache = admission, settings, line, cache
-        self._named = Named(self.name, self.version, model.digest)
 
     @property
     def state(self) -> State:
@@ -93,6 +93,11 @@ class Classifier:
     def batcher(self) -> Batcher:
         """As `engine`."""
         return self.loading.made.batcher
+
+    @cached_property
+    def _named(self) -> Named:
+        """As answers tell it."""
+        return Named(self.name, self.version, self.model.digest, self.engine.precision)
 
     @property
     def classes(self) -> int:

@@ -30,6 +30,8 @@ CACHE_EVICTIONS = Counter("quadrant_cache_evictions", "Answers given up for newe
 MODEL_READY = Gauge("quadrant_model_ready", "1 where the model is proven and its thread alive, in every worker; 0 before it is "
                     "loaded, which may be at its first request.",
                     ["model", "version"], multiprocess_mode="livemin")
+MODEL_ENGINE = Gauge("quadrant_model_engine", "Always 1 for a loaded model; the labels tell where it runs, and in which "
+                     "precision.", ["model", "version", "provider", "precision"], multiprocess_mode="livemax")
 MODEL_LOAD_SECONDS = Summary("quadrant_model_load_seconds",
                              "Making, proving and warming one model's engine; outcome is ok, failed or given-up.",
                              ["model", "outcome"])

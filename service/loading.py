@@ -13,10 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from service import heap, logs, packed, stages
+from service import heap, logs, stages
 from service.admission import Admission, Line
 from service.batching import Batcher
 from service.engine import Engine, EngineFault
+from service.inference import cache_folder
+from service.inference.session import Opening
 from service.intact import Intact
 from service.metrics import MODEL_LOAD_SECONDS
 from service.modelfile import ModelFile
@@ -75,18 +77,18 @@ class Loader:
         """
         start = time.monotonic()
         stages.mark("fork")
-        engine = self._open(model, packed.folder(self._settings.packed_weights))
+        engine = self._open(model, cache_folder.folder(self._settings.packed_weights))
         stages.mark("session")
         try:
             self._go_on(name)
             try:
                 worst = engine.prove(company=self._planned.batch_cap)  # at the size that will run: it needn't be warmed again
             except (StartError, EngineFault) as error:
-                if not engine.packed:
+                if not engine.session.cached:
                     raise
-                mapped, engine = engine, self._open(model, None)
+                cached, engine = engine, self._open(model, None)
                 worst = engine.prove(company=self._planned.batch_cap)  # the model itself may be what is wrong
-                mapped.forget_packed()
+                cached.session.forget_cache()
                 log.warning("packed_weights_damaged", model=name, reason=str(error))
             stages.mark("prove")
             self._go_on(name)
@@ -97,21 +99,22 @@ class Loader:
             raise StartError(f"{model.path}: {error}") from error
         heap.keep_large_out()
         heap.trim()  # what ONNX Runtime needed to read and to order the graph
-        log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider, reason=engine.reason,
-                 weights=engine.weights,
+        log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider,
+                 precision=engine.precision, reason=engine.reason, weights=engine.session.weights,
                  golden_difference=worst, seconds=round(time.monotonic() - start, 3))
         return engine
 
     def _open(self, model: ModelFile, kept: Path | None) -> Engine:
-        with self.admission.turns.processors.inherited():  # ONNX Runtime's, for as long as the session: a reload is soon over
-            return Engine(model, self._settings.provider, self._planned.engine_threads, kept)
+        on_own_cpus = self.admission.turns.processors.inherited  # for as long as the session: a reload is soon over
+        opening = Opening(self._planned.engine_threads, self._planned.alone_threads, kept, on_own_cpus)
+        return Engine(model, self._settings.provider, opening)
 
     def widen(self, name: str, engine: Engine) -> threading.Thread | None:
         """Give an engine that answers already its session on all processors, in a thread of its own: nobody waits for that."""
         def run() -> None:
             try:
                 if not self.closed:
-                    engine.widen(self._planned.alone_threads)
+                    engine.widen()
                     heap.trim()
             except Exception as error:  # whatever it is: another number of threads is a gain, no more
                 log.error("not_on_all_processors", model=name, reason=str(error) or repr(error))
@@ -195,7 +198,8 @@ class Loading:
                 if self._loader.closed:
                     raise StartError(f"{self.name} is being closed")
                 batcher = self._loader.batcher(self.name, engine, self._line)
-                self._made = Made(engine, batcher, Intact(self._model) if self._model.external and not engine.packed else None)
+                mapped = self._model.external and not engine.session.cached
+                self._made = Made(engine, batcher, Intact(self._model) if mapped else None)
                 self._widening = self._loader.widen(self.name, engine)
             outcome = "ok"
         finally:

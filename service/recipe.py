@@ -17,6 +17,8 @@ from service.problems import StartError
 
 FORMAT = 1
 LEAST_GOLDEN = 4
+# What a provider may cost in another precision before its answers count as another model's.
+MOST_TOP1_LOSS, LEAST_AGREEMENT, MOST_ECE_INCREASE = 0.001, 0.995, 0.002  # shares
 LARGEST_SIDE = 4096  # px; beyond that a batch of inputs no longer fits in the memory of ordinary machines
 
 Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
@@ -105,6 +107,29 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conformal: Conformal | None = None
 
 
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A comparison that was passed: this provider may run the model in this precision.
+
+    The reference is ONNX Runtime's CPU provider with the model as it is, on the same labelled pictures.
+
+    Attributes:
+        provider, precision: what was compared.
+        measured_on: number of pictures.
+        top1_loss: share of right answers lost.
+        agreement: share of pictures with the same top class.
+        ece_increase: by how much the expected calibration error (15 bins) grew.
+        environment: provider's version and processor, for people.
+    """
+
+    provider: Literal["openvino", "cuda"]
+    precision: Literal["bf16", "int8"]
+    measured_on: Annotated[int, Meta(ge=1)]
+    top1_loss: Annotated[float, Meta(ge=-1, le=MOST_TOP1_LOSS)]
+    agreement: Annotated[float, Meta(ge=LEAST_AGREEMENT, le=1)]
+    ece_increase: Annotated[float, Meta(ge=-1, le=MOST_ECE_INCREASE)]
+    environment: str = ""
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `quadrant.recipe` of a model.
 
@@ -112,6 +137,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         format: version of this structure; only 1 exists.
         temperature: by which the logits are divided inside the graph before the softmax.
         calibration: how far the scores can be trusted, where it was measured.
+        gates: providers and precisions that may take the place of the CPU provider's.
         provenance: where the weights come from; free keys, for people.
     """
 
@@ -124,6 +150,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float = 1.0
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     calibration: Calibration | None = None
+    gates: tuple[Gate, ...] = ()
     provenance: dict[str, Any] = {}
 
     @classmethod
@@ -139,6 +166,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         recipe = _decode(text, cls, "quadrant.recipe")
         _check(recipe)
         return recipe
+
+    def allows(self, provider: str, precision: str) -> bool:
+        """Whether a gate was passed by this provider in this precision."""
+        return any((gate.provider, gate.precision) == (provider, precision) for gate in self.gates)
 
     def dump(self) -> str:
         """The JSON text."""

@@ -89,7 +89,8 @@ class Settings:
         "default", "what is loaded before the service is ready: the `default` model alone, each other one at its first request; "
         "or `all`", choices=("default", "all"))
     provider: str = setting(
-        "auto", "where the engine runs; `cuda` without a working CUDA ends the start", choices=("auto", "cpu", "cuda"))
+        "auto", "execution provider: `auto` takes the quickest that the model's gates allow; another one that can't be had ends "
+        "the start", choices=("auto", "cpu", "openvino", "cuda"))
     workers: int | None = planned("processes", maximum=1024)
     request_threads: int | None = planned("threads that read requests and decode pictures, a process", maximum=1024)
     engine_threads: int | None = planned("threads of one engine run, a process", maximum=1024)

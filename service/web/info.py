@@ -63,4 +63,5 @@ def _runs(model: Classifier, default: bool) -> dict[str, Any]:
     """What a model really runs on; nothing yet where it waits for its first request."""
     engine = model.engine if model.state is State.LOADED else None
     return {"name": model.name, "version": model.version, "default": default, "state": model.state,
-            "provider": engine.provider if engine else None, "reason": engine.reason if engine else "not loaded"}
+            "provider": engine.provider if engine else None,
+            "precision": engine.precision if engine else None, "reason": engine.reason if engine else "not loaded"}

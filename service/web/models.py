@@ -67,7 +67,7 @@ def _short(found: Classifier) -> dict[str, Any]:
         "reason": found.loading.reason,
         "description": recipe.description,
         "architecture": recipe.architecture,
-        "precision": recipe.precision,
+        "precision": found.engine.precision if found.state is State.LOADED else recipe.precision,
         "classes": found.classes,
         "input": recipe.input,
         "provider": found.engine.provider if found.state is State.LOADED else None,

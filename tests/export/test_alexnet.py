@@ -143,7 +143,7 @@ def test_answers_equal_pytorchs_within_the_rule(proof, pictures):
     pixels = np.stack([by_the_book(picture) for picture in pictures])
     logits = logits_of(network, pixels)
     reference = verify.Scores(logits, verify.softmax(logits, 1))
-    engine = Engine(model, "cpu", 1)
+    engine = Engine(model, "cpu")
     found = np.concatenate([engine.run(pixels[start : start + 16]) for start in range(0, len(pixels), 16)])
     # Softmax forgets a constant: the reference's own mean of the logits is put back before they are compared.
     logarithms = np.log(found.astype(np.float64))
@@ -157,7 +157,7 @@ def test_what_travels_in_the_file_is_what_was_measured(proof):
     _, model = proof
     answers = {int(np.argmax(golden.probabilities)) for golden in model.golden}
     assert (len(model.golden), len(answers)) == (4, 4)
-    assert Engine(model, "cpu", 1).prove() <= 1e-5
+    assert Engine(model, "cpu").prove() <= 1e-5
     assert model.recipe.provenance["verified"]["logit"] <= 1e-4
 
 

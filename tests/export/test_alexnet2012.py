@@ -184,7 +184,7 @@ def test_alone_or_in_a_batch_the_engine_gives_numpys_answers(proof, pictures):
     size, how = model.recipe.input, model.recipe.preprocessing
     pixels = np.stack([images.prepare(picture, how, size.width, size.height).pixels for picture in pictures[:4]])
     expected = scores(np.stack([by_numpy(state, as_caffe(picture), CAFFE) for picture in pictures[:4]]))
-    engine = Engine(model, "cpu", 1)
+    engine = Engine(model, "cpu")
     together, alone = engine.run(pixels), np.concatenate([engine.run(row[None]) for row in pixels])
     verify.compare(expected, verify.Scores(None, together), "fp32", "numpy and the service")
     verify.compare(expected, verify.Scores(None, alone), "fp32", "numpy and the service, one at a time")
@@ -239,7 +239,7 @@ def test_the_command_line_overrules_the_design(files, network):
     with torch.inference_mode():
         expected = network(torch.from_numpy(values).float().permute(2, 0, 1)[None].contiguous()).softmax(1).numpy()
     prepared = images.prepare(stream.getvalue(), model.recipe.preprocessing, 16, 16).pixels
-    assert np.abs(Engine(model, "cpu", 1).run(prepared[None]) - expected).max() <= 1e-5
+    assert np.abs(Engine(model, "cpu").run(prepared[None]) - expected).max() <= 1e-5
 
 
 def test_what_is_not_typed_is_left_to_the_design(files):

@@ -67,7 +67,7 @@ def test_every_form_answers_as_before(place, bare, layout, ending, batch):
     model = annotated(place, file, *USUAL)
     found = asked(file, (pictures() / 255 - MEAN) / STD, layout)
     expected = found if "softmax" in ending else softmax(found)
-    engine = Engine(model, "cpu", 1)
+    engine = Engine(model, "cpu")
     assert np.abs(engine.run(pictures()) - expected).max() <= 1e-5
     assert np.abs(engine.run(pictures()[:1]) - expected[:1]).max() <= 1e-5
 
@@ -76,7 +76,7 @@ def test_a_network_on_0_to_255_gets_its_numbers(place, bare):
     """EfficientNet-Lite wants (x - 127) / 128; its recipe says so on the scale of all recipes."""
     model = annotated(place, bare(), "--range", "0-255", "--mean", "127", "--std", "128")
     expected = softmax(asked(place / "bare.onnx", (pictures() - 127.0) / 128))
-    assert np.abs(Engine(model, "cpu", 1).run(pictures()) - expected).max() <= 1e-5
+    assert np.abs(Engine(model, "cpu").run(pictures()) - expected).max() <= 1e-5
     assert model.recipe.preprocessing.mean == pytest.approx([127 / 255] * 3)
 
 
@@ -91,7 +91,7 @@ def test_blue_first_is_turned(place, bare):
     """Networks that came by way of Caffe; mean and std are given for red, green, blue as ever."""
     model = annotated(place, bare(), *USUAL, "--channels", "bgr")
     expected = softmax(asked(place / "bare.onnx", ((pictures() / 255 - MEAN) / STD)[..., ::-1]))
-    assert np.abs(Engine(model, "cpu", 1).run(pictures()) - expected).max() <= 1e-5
+    assert np.abs(Engine(model, "cpu").run(pictures()) - expected).max() <= 1e-5
 
 
 @pytest.mark.parametrize("ending", ["logits", "softmax", "hidden softmax"])
@@ -100,7 +100,7 @@ def test_temperature_softens_logits_and_probabilities_alike(place, bare, ending)
     model = annotated(place, bare(ending=ending), *USUAL, "--temperature", "2")
     found = asked(place / "bare.onnx", (pictures() / 255 - MEAN) / STD)
     logits = np.log(found) if "softmax" in ending else found
-    assert np.abs(Engine(model, "cpu", 1).run(pictures()) - softmax(logits / 2)).max() <= 1e-5
+    assert np.abs(Engine(model, "cpu").run(pictures()) - softmax(logits / 2)).max() <= 1e-5
 
 
 def test_half_precision_is_held_to_its_own_rule(place, bare):
@@ -108,14 +108,14 @@ def test_half_precision_is_held_to_its_own_rule(place, bare):
     model = annotated(place, bare(half=True), *USUAL)
     assert model.recipe.precision == "fp16"
     expected = softmax(asked(place / "bare.onnx", (pictures() / 255 - MEAN) / STD))
-    assert np.abs(Engine(model, "cpu", 1).run(pictures()) - expected).max() <= 2e-3
+    assert np.abs(Engine(model, "cpu").run(pictures()) - expected).max() <= 2e-3
 
 
 def test_a_picture_need_not_be_square(place, bare):
     """Height first, in the file and in the recipe."""
     model = annotated(place, bare(size=(12, 20)), *USUAL)
     assert (model.recipe.input.height, model.recipe.input.width) == (12, 20)
-    assert Engine(model, "cpu", 1).run(pictures(size=(12, 20))).shape == (3, CLASSES)
+    assert Engine(model, "cpu").run(pictures(size=(12, 20))).shape == (3, CLASSES)
 
 
 def test_one_of_several_outputs_is_chosen(place, bare, tmp_path):

@@ -303,7 +303,7 @@ def test_other_peoples_graphs_answer_as_torch_does(tmp_path, case):
     assert model.recipe.architecture == "foreign"  # the file's: PyTorch calls every graph main_graph
     how = model.recipe.preprocessing
     pixels = np.stack([images.prepare(png, how, SIDE, SIDE).pixels for png in drawings.draw(9, 60, seed=8)])
-    expected, engine = torchs(network, case, pixels), Engine(model, "cpu", 1)
+    expected, engine = torchs(network, case, pixels), Engine(model, "cpu")
     assert np.ptp(expected.probabilities, axis=0).max() > 0.01, "pictures that all get the same answer prove nothing"
     for size in (1, 2, 4, 9):
         found = np.concatenate([engine.run(pixels[start : start + size]) for start in range(0, len(pixels), size)])

@@ -41,7 +41,7 @@ def test_a_converted_model_answers_as_the_network_did(files, network):
     with torch.inference_mode():
         logits = network(((torch.from_numpy(pixels).float() / 255 - MEAN) / STD).permute(0, 3, 1, 2))
     expected = torch.softmax(logits / 1.7, 1).numpy()
-    assert np.abs(Engine(model, "cpu", 1).run(pixels) - expected).max() <= 1e-5
+    assert np.abs(Engine(model, "cpu").run(pixels) - expected).max() <= 1e-5
 
 
 def test_the_graph_is_clean(files):
@@ -77,7 +77,7 @@ def test_large_weights_lie_beside_the_model(files, monkeypatch):
     assert sorted(file.name for file in folder.iterdir()) == ["model.onnx", "weights.bin"]
     model = ModelFile.open(folder / "model.onnx")
     assert model.external
-    Engine(model, "cpu", 1).prove(model.golden)
+    Engine(model, "cpu").prove(model.golden)
     moved = files.models / "moved"
     folder.rename(moved)
     assert ModelFile.open(moved / "model.onnx").weights_sha256 == model.weights_sha256

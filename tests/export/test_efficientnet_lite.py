@@ -99,7 +99,7 @@ def scores(network, pixels):
 
 def served(model, pixels):
     """(N, 224, 224, 3) uint8 → (N, 1000) as the service's engine answers."""
-    engine = Engine(model, "cpu", 1)
+    engine = Engine(model, "cpu")
     return np.concatenate([engine.run(pixels[start : start + 16]) for start in range(0, len(pixels), 16)])
 
 

@@ -97,7 +97,7 @@ def test_a_name_becomes_a_model_that_answers_as_the_network(place, known, networ
     normal = (torch.from_numpy(pixels).float() / 255 - torch.tensor(design.mean)) / torch.tensor(design.std)
     with torch.inference_mode():
         expected = torch.softmax(network(normal.permute(0, 3, 1, 2)), 1).numpy()
-    assert np.abs(Engine(model, "cpu", 1).run(pixels) - expected).max() <= 1e-5
+    assert np.abs(Engine(model, "cpu").run(pixels) - expected).max() <= 1e-5
 
 
 def test_the_second_time_needs_no_network(place, known, server):

@@ -47,7 +47,7 @@ def test_a_network_in_fp16_answers_as_it_did(halved, network):
     """The whole way from the state dict; on this processor, which has to cast what it can't compute in fp16."""
     opened = ModelFile.open(halved)
     assert (opened.recipe.name, opened.recipe.precision) == ("fish-fp16", "fp16")
-    engine = Engine(opened, "cpu", 1)
+    engine = Engine(opened, "cpu")
     assert engine.prove() <= RULE
     found = engine.run(pixels())
     assert found.dtype == np.float32
@@ -87,7 +87,7 @@ def test_a_published_model_can_be_halved(files, network):
     assert (second.recipe.name, second.recipe.precision, second.recipe.temperature) == ("fish-fp16", "fp16", 1.5)
     assert (second.labels, second.recipe.description) == (first.labels, "five fish")
     assert second.recipe.provenance["halved"]["from"] == first.digest
-    assert np.abs(Engine(second, "cpu", 1).run(pixels()) - Engine(first, "cpu", 1).run(pixels())).max() <= RULE
+    assert np.abs(Engine(second, "cpu").run(pixels()) - Engine(first, "cpu").run(pixels())).max() <= RULE
     large = [sum(len(tensor.raw_data) for tensor in onnx.load(file).graph.initializer if tensor.data_type in (1, 10)
                  and not tensor.name.startswith(ADDED)) for file in (before, output / "model.onnx")]  # fmt: skip
     assert large[1] * 2 == large[0]
@@ -108,7 +108,7 @@ def test_large_weights_are_halved_beside_the_model(files, monkeypatch):
     assert run("halve", files.models / "fish" / "1", "--output", output).exit_code == 0
     opened = ModelFile.open(output / "model.onnx")
     assert opened.external
-    assert Engine(opened, "cpu", 1).prove() <= RULE
+    assert Engine(opened, "cpu").prove() <= RULE
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_layers_that_overflow_on_a_gpu_stay_in_fp32(overflowing, monkeypatch):
     found = opened.recipe.provenance["halved"]
     assert (found["layers"], sorted(found["in_float32"])) == (3, ["classifier.1", "features.0"])
     assert found["rounded"]["probability"] <= RULE
-    assert Engine(opened, "cpu", 1).prove() <= RULE
+    assert Engine(opened, "cpu").prove() <= RULE
     stored = {tensor.name: tensor.data_type for tensor in onnx.load(output / "model.onnx").graph.initializer}
     assert (stored["features.0.weight"], stored["classifier.4.weight"]) == (TensorProto.FLOAT, TensorProto.FLOAT16)
 

@@ -68,7 +68,7 @@ def test_a_model_that_answers_the_same_is_published(photos, tmp_path, monkeypatc
     assert after.recipe.provenance["fast"]["views"] == 40
     assert after.recipe.provenance["fast"]["same_top1"] > 0.5
     assert after.weights_sha256 == before.weights_sha256
-    Engine(after, "cpu", 1).prove()
+    Engine(after, "cpu").prove()
 
 
 def test_one_that_answers_otherwise_is_refused(photos, tmp_path, monkeypatch):

@@ -142,7 +142,7 @@ def test_a_network_of_ones_own_is_served_as_torch_has_it(own, factory):
     assert (model.recipe.architecture, model.recipe.input.width) == (f"net.py:{factory}", 224)
     assert (model.recipe.preprocessing.resize, model.recipe.preprocessing.mean[0]) == (256, 0.485)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
-    assert np.abs(Engine(model, "cpu", 1).run(pixels) - answers(network, pixels)).max() <= 1e-5
+    assert np.abs(Engine(model, "cpu").run(pixels) - answers(network, pixels)).max() <= 1e-5
 
 
 def test_the_command_line_decides_the_input(own):
@@ -151,7 +151,7 @@ def test_the_command_line_decides_the_input(own):
     model = opened(convert("code/net.py:Net", "--size", "56", "--mean", "0.5", "--std", "0.5"))
     assert (model.recipe.input.width, model.recipe.preprocessing.resize) == (56, 64)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 56, 56, 3), np.uint8)
-    assert np.abs(Engine(model, "cpu", 1).run(pixels) - answers(network, pixels, 0.5, 0.5)).max() <= 1e-5
+    assert np.abs(Engine(model, "cpu").run(pixels) - answers(network, pixels, 0.5, 0.5)).max() <= 1e-5
 
 
 def test_a_factory_may_say_what_its_network_expects(own):
@@ -216,4 +216,4 @@ def test_a_network_of_ones_own_is_trained_and_then_converted(own, monkeypatch):
     ]))  # fmt: skip
     assert [label.label for label in model.labels] == ["dark", "light"]
     pixels = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (60, 180)])
-    assert Engine(model, "cpu", 1).run(pixels).argmax(1).tolist() == [0, 1]
+    assert Engine(model, "cpu").run(pixels).argmax(1).tolist() == [0, 1]

@@ -111,7 +111,7 @@ def test_int8_is_published_with_what_was_measured(model, labelled):
     assert record["weight_bits"] == 7
     assert record["agreement"] > 0.97
     assert record["from"] == ModelFile.open(model / "model.onnx").digest
-    Engine(opened, "cpu", 1).prove()
+    Engine(opened, "cpu").prove()
 
 
 def test_only_the_front_and_the_end_stay_in_float(model, labelled):
@@ -262,7 +262,7 @@ def test_calibration_makes_scores_probabilities(model, labelled):
     assert after.recipe.temperature != 1
     assert found.ece_after < found.ece_before
     pixels = quantize.sample(labelled, before.recipe)
-    old, new = (Engine(each, "cpu", 1).run(pixels) for each in (before, after))
+    old, new = (Engine(each, "cpu").run(pixels) for each in (before, after))
     assert (old.argmax(axis=1) == new.argmax(axis=1)).all()
     sharpened = old ** (1 / after.recipe.temperature)
     np.testing.assert_allclose(new, sharpened / sharpened.sum(axis=1, keepdims=True), atol=1e-4)

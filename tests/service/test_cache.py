@@ -160,7 +160,7 @@ def test_the_bound_holds_and_the_order_is_that_of_use(limit, steps):
 def test_the_bytes_of_an_answer_are_estimated_honestly(predictions, members):
     """A limit in bytes that holds twice as many is no limit; held against what Python allocates."""
     labels = [(f"n{row:08}", f"label {row}") for row in range(2000)]  # the model's own, as in `answer.say`
-    named = Named("model", "1", "d" * 64)
+    named = Named("model", "1", "d" * 64, "fp32")
 
     def best(count: int) -> list[Prediction]:
         return [Prediction(labels[row][1], row / 7, row, labels[row][0]) for row in range(1000, 1000 + count)]

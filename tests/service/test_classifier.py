@@ -56,7 +56,7 @@ def test_an_answer_has_the_shape_that_is_documented(classifier, tiny_model):
     answer = msgspec.to_builtins(classifier.classify(pictures.jpeg(pictures.scene(40, 20), orientation=6), Options(top_k=1)))
     assert answer.keys() == {"id", "model", "predictions", "margin", "entropy", "abstained", "image", "timing_ms"}
     assert answer["id"] == "req-1"
-    assert answer["model"] == {"name": "quadrants", "version": "1", "digest": tiny_model.digest}
+    assert answer["model"] == {"name": "quadrants", "version": "1", "digest": tiny_model.digest, "precision": "fp32"}
     assert [each.keys() for each in answer["predictions"]] == [{"label", "score", "index", "id"}]
     assert answer["image"] == {"format": "JPEG", "mode": "RGB", "width": 20, "height": 40, "orientation_applied": True}
     assert answer["timing_ms"].keys() == {"decode", "preprocess", "queue", "inference", "batch_size"}

@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from service import engine, examples, recipe
+from service import examples, recipe
 from service.engine import Engine, EngineFault
+from service.inference.session import Opening
 from service.modelfile import ModelFile
 from service.problems import StartError
 from service.recipe import Golden
@@ -28,7 +29,7 @@ class Stub:
     def run(self, *_: Any) -> Any:
         if isinstance(self.found, Exception):
             raise self.found
-        return [self.found]
+        return self.found
 
 
 def pixels(count: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +38,7 @@ def pixels(count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def running(tiny_model: ModelFile) -> Engine:
-    return Engine(tiny_model, "cpu", 1)
+    return Engine(tiny_model, "cpu")
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 32])
@@ -63,15 +64,9 @@ def test_a_proven_model_says_how_close_it_came(running):
 
 def test_every_size_is_warm_and_none_is_run_twice(tiny_model, monkeypatch):
     """The proof runs at the cap already; each further run would cost every start of a large model a fifth of a second."""
-    found, sizes = Engine(tiny_model, "cpu", 1), []
-    real = found._session
-
-    class Counting:
-        def run(self, outputs, given):
-            sizes.append(len(given["pixels"]))
-            return real.run(outputs, given)
-
-    monkeypatch.setattr(found, "_session", Counting())
+    found, sizes = Engine(tiny_model, "cpu"), []
+    real = found.session.run
+    monkeypatch.setattr(found.session, "run", lambda batch, alone=False: sizes.append(len(batch)) or real(batch, alone))
     found.prove(company=13)
     assert sizes == [1, 1, 1, 1, 13]
     found.warm(13)
@@ -81,39 +76,38 @@ def test_every_size_is_warm_and_none_is_run_twice(tiny_model, monkeypatch):
     assert found.alone_s > 0
 
 
-def test_all_processors_give_the_same_answers(tiny_model):
+def test_all_cpus_give_the_same_answers(tiny_model):
     """While the other processes are idle a second session runs, with more threads; it is proven as the first is."""
-    found = Engine(tiny_model, "cpu", 1)
-    assert found._wide is found._session
-    found.widen(2)
-    assert found._wide is not found._session
+    found = Engine(tiny_model, "cpu", Opening(threads=1, alone_threads=2))
+    assert found.session._wide is found.session._narrow
+    found.widen()
+    assert found.session._wide is not found.session._narrow
     assert np.abs(found.run(pixels(3), alone=True) - found.run(pixels(3))).max() <= examples.BATCH_TOLERANCE["fp32"]
 
 
-def test_what_is_not_proven_on_all_processors_is_not_used_there(tiny_model, monkeypatch):
+def test_what_is_not_proven_on_all_cpus_is_not_used_there(tiny_model, monkeypatch):
     """All goes on with the session that was proven before."""
-    found = Engine(tiny_model, "cpu", 1)
+    found = Engine(tiny_model, "cpu", Opening(threads=1, alone_threads=2))
     found.prove()
     quickest = found.alone_s
-    monkeypatch.setattr(engine, "_session", lambda *_: Stub(np.full((1, len(tiny_model.labels)), 0.25, np.float32)))
-    with pytest.raises(StartError, match="on cpu, on all processors; expected"):
-        found.widen(2)
-    assert found._wide is found._session
+    wrong = Stub([np.full((1, len(tiny_model.labels)), 0.25, np.float32)])
+    monkeypatch.setattr(found.session, "_open", lambda _: wrong)
+    with pytest.raises(StartError, match="on cpu, on all CPUs; expected"):
+        found.widen()
+    assert found.session._wide is found.session._narrow
     assert found.alone_s == quickest
 
 
-def test_one_session_where_all_runs_have_the_same_threads(tiny_model, monkeypatch):
+def test_one_session_where_all_runs_have_the_same_threads(tiny_model):
     """A second one would be memory for nothing."""
-    made, opened = [], engine._session
-    monkeypatch.setattr(engine, "_session", lambda *given: made.append(given[2]) or opened(*given))
-    Engine(tiny_model, "cpu", 2).widen(2)
-    Engine(tiny_model, "cpu", 1).widen(2)
-    assert made == [2, 1, 2]
+    found = Engine(tiny_model, "cpu", Opening(threads=2, alone_threads=2))
+    found.widen()
+    assert found.session._wide is found.session._narrow
 
 
 def test_a_small_cap_is_proven_in_company_all_the_same(tiny_model):
     """Fewer than each example twice would show less."""
-    found = Engine(tiny_model, "cpu", 1)
+    found = Engine(tiny_model, "cpu")
     assert found.prove(company=1) <= 1e-5
     found.warm(1)
 
@@ -128,8 +122,8 @@ def test_unpacked_weights_are_shared_but_for_int8(tiny_model, tmp_path, monkeypa
         return real(source, options, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", remember)
-    Engine(tiny_model, "cpu", 1)
-    Engine(dataclasses.replace(tiny_model, recipe=msgspec.structs.replace(tiny_model.recipe, precision="int8")), "cpu", 1)
+    Engine(tiny_model, "cpu")
+    Engine(dataclasses.replace(tiny_model, recipe=msgspec.structs.replace(tiny_model.recipe, precision="int8")), "cpu")
     assert seen == [(str(tiny_model.path), "1"), (str(tiny_model.path), "0")]
 
 
@@ -147,25 +141,25 @@ def test_a_model_that_changes_under_the_runtime_ends_the_start(tmp_path, monkeyp
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", meanwhile)
     with pytest.raises(StartError, match=r"weights\.bin changed while it was loaded"):
-        Engine(model, "cpu", 1)
+        Engine(model, "cpu")
 
 
 def test_external_weights_are_served_too(tmp_path):
     """Large models keep them beside the file."""
     model = ModelFile.open(models.build(tmp_path / "model.onnx", external=True))
-    assert Engine(model, "cpu", 1).prove() <= 1e-5
+    assert Engine(model, "cpu").prove() <= 1e-5
 
 
 def test_a_wrong_golden_answer_ends_the_start(tmp_path):
     """A model that can't reproduce its own examples here would answer wrongly."""
     model = ModelFile.open(models.build(tmp_path / "model.onnx", wrong_golden=True))
     with pytest.raises(StartError, match=r"golden picture \d gives .*; expected .* within 1e-05"):
-        Engine(model, "cpu", 1).prove()
+        Engine(model, "cpu").prove()
 
 
 def test_answers_that_depend_on_the_batch_end_the_start(tmp_path):
     """Ranges taken over a whole batch would let strangers change one's answer."""
-    found = Engine(ModelFile.open(models.build(tmp_path / "model.onnx", batch_dependent=True)), "cpu", 1)
+    found = Engine(ModelFile.open(models.build(tmp_path / "model.onnx", batch_dependent=True)), "cpu")
     golden = []
     for light in (40, 90, 160, 255):
         image = models.quadrant_picture(0, light=light)
@@ -185,7 +179,7 @@ def test_a_model_of_another_shape_ends_the_start(tmp_path, broken, message):
     """With what was found, what was expected, and the way out."""
     model = ModelFile.open(models.build(tmp_path / "model.onnx", **broken))
     with pytest.raises(StartError, match=message) as raised:
-        Engine(model, "cpu", 1)
+        Engine(model, "cpu")
     assert "python -m export annotate" in str(raised.value)
 
 
@@ -197,8 +191,8 @@ def test_a_model_of_another_shape_ends_the_start(tmp_path, broken, message):
 ])
 def test_a_broken_answer_is_a_fault(tiny_model, monkeypatch, found, message):
     """Rows that don't match their pictures would be handed to the wrong callers."""
-    broken = Engine(tiny_model, "cpu", 1)
-    monkeypatch.setattr(broken, "_session", Stub(found))
+    broken = Engine(tiny_model, "cpu")
+    monkeypatch.setattr(broken.session, "run", Stub(found).run)
     with pytest.raises(EngineFault, match=message):
         broken.run(pixels(2))
 
@@ -213,41 +207,10 @@ def test_threads_and_spinning_are_set(tiny_model, monkeypatch):
         return real(source, options, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", remember)
-    Engine(tiny_model, "cpu", 3)
+    Engine(tiny_model, "cpu", Opening(threads=3))
     (options,) = seen
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-
-
-def test_auto_says_what_it_took_and_why(tiny_model, monkeypatch):
-    """Nobody should find out from the electricity bill."""
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CPU])
-    found = Engine(tiny_model, "auto", 1)
-    assert found.provider == "cpu"
-    assert found.reason.startswith("auto: this onnxruntime is built without CUDA")
-
-
-def test_cuda_without_cuda_ends_the_start(tiny_model, monkeypatch):
-    """In one line that says what is missing."""
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CPU])
-    with pytest.raises(StartError, match='QUADRANT_PROVIDER is "cuda", but this onnxruntime is built without CUDA'):
-        Engine(tiny_model, "cuda", 1)
-
-
-def test_a_session_that_silently_fell_back_is_noticed(tiny_model, monkeypatch):
-    """Asked for CUDA, ran on the CPU, nobody told: look at the session, never at the wheel's list."""
-    real = onnxruntime.InferenceSession
-    monkeypatch.setattr(engine, "_lacking_cuda", lambda: "")
-
-    def fall_back(source: Any, options: Any, providers: Any) -> Any:
-        return real(source, options, providers=[engine.CPU])
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
-    with pytest.raises(StartError, match="CUDA does not work here: the session came up without it"):
-        Engine(tiny_model, "cuda", 1)
-    fallen = Engine(tiny_model, "auto", 1)
-    assert fallen.provider == "cpu"
-    assert fallen.reason.startswith("auto: CUDA does not work here")
 
 
 def test_what_the_runtime_refuses_is_one_line(tiny_model, monkeypatch):
@@ -257,16 +220,4 @@ def test_what_the_runtime_refuses_is_one_line(tiny_model, monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
     with pytest.raises(StartError, match=r"ONNX Runtime refuses it: first line$"):
-        Engine(tiny_model, "cpu", 1)
-
-
-def test_a_missing_driver_is_named(tiny_model, monkeypatch):
-    """The CUDA image on a machine without a GPU, or without the container's runtime for one."""
-    def absent(name: str) -> None:
-        raise OSError(name)
-
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CUDA, engine.CPU])
-    monkeypatch.setattr(engine.ctypes, "CDLL", absent)
-    with pytest.raises(StartError, match=r"no NVIDIA driver \(libcuda\.so\.1\)"):
-        Engine(tiny_model, "cuda", 1)
-    assert Engine(tiny_model, "auto", 1).reason == "auto: there is no NVIDIA driver (libcuda.so.1)"
+        Engine(tiny_model, "cpu")

@@ -42,7 +42,7 @@ def test_an_empty_variable_is_not_set():
     pytest.param("QUADRANT_PORT", "٣", "a whole number", id="other digits"),
     pytest.param("QUADRANT_DEADLINE_MS", "nan", "a number from 1 up", id="not a number"),
     pytest.param("QUADRANT_DEADLINE_MS", "inf", "a number from 1 up", id="endless"),
-    pytest.param("QUADRANT_PROVIDER", "gpu", "one of auto, cpu, cuda", id="no choice"),
+    pytest.param("QUADRANT_PROVIDER", "gpu", "one of auto, cpu, openvino, cuda", id="no choice"),
     pytest.param("QUADRANT_MODEL_SHA256", "abc", "64 hexadecimal digits", id="short digest"),
     pytest.param("QUADRANT_MAX_BODY_BYTES", "20 MB", "bytes (or KiB, MiB, GiB)", id="unit that means two things"),
     pytest.param("QUADRANT_PORT", "tcp://10.0.0.1:80", "enableServiceLinks", id="kubernetes service link"),

@@ -32,7 +32,7 @@ def test_an_answer_has_the_promised_shape(client: FlaskClient, picture: bytes, c
     assert answer.pop("entropy") == pytest.approx(-sum(score * math.log(score) for score in scores), abs=1e-5)
     assert answer == {
         "id": "photo-1",
-        "model": {"name": "quadrants", "version": "1", "digest": catalog.find().model.digest},
+        "model": {"name": "quadrants", "version": "1", "digest": catalog.find().model.digest, "precision": "fp32"},
         "predictions": [
             {"label": "bottom left", "index": 2, "id": "q2"},
             {"label": "top left", "index": 0, "id": "q0"},

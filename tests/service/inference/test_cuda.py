@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
-from service import cuda, engine, examples
+from service import examples
 from service.engine import Engine, EngineFault
+from service.inference import cuda
+from service.inference.session import CPU_PROVIDER
 from service.modelfile import ModelFile
+from service.problems import StartError
 from tests import models
 
 SHAPE = (models.SIDE, models.SIDE, 3)
@@ -43,12 +47,12 @@ def pixels(count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def plain(tiny_model: ModelFile) -> Engine:
-    return Engine(tiny_model, "cpu", 1)
+    return Engine(tiny_model, "cpu")
 
 
 @pytest.fixture
 def session(plain: Engine) -> Watched:
-    return Watched(plain._session)
+    return Watched(plain.session._narrow)
 
 
 @pytest.fixture
@@ -186,9 +190,11 @@ def test_options_keep_the_rule_and_the_memory(graphs):
 def on_cuda(tiny_model, session, monkeypatch):
     """Makes an engine that believes itself on a GPU, its buffers on this device."""
     def make(device: str) -> Engine:
-        monkeypatch.setattr(engine.Engine, "_open", lambda *_: (session, "cuda", "set by QUADRANT_PROVIDER"))
+        monkeypatch.setattr(session, "get_providers", lambda: [cuda.PROVIDER, CPU_PROVIDER], raising=False)
+        monkeypatch.setattr(cuda, "missing", lambda: "")
+        monkeypatch.setattr(cuda.session, "create", lambda *_: session)
         monkeypatch.setattr(cuda, "Runner", functools.partial(cuda.Runner, device=device))
-        return Engine(tiny_model, "cuda", 1)
+        return Engine(tiny_model, "cuda")
 
     return make
 
@@ -208,3 +214,35 @@ def test_a_device_that_gives_no_memory_is_the_engines_fault(on_cuda):
     """Not a traceback: the batch's callers hear of it, and at the start it is one line."""
     with pytest.raises(EngineFault, match="engine failed on 2 pictures"):
         on_cuda("cuda").run(pixels(2))
+
+
+def test_cuda_without_cuda_ends_the_start(tiny_model, monkeypatch):
+    """In one line that says what is missing."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU_PROVIDER])
+    with pytest.raises(StartError, match='QUADRANT_PROVIDER is "cuda", but this onnxruntime is built without CUDA'):
+        Engine(tiny_model, "cuda")
+
+
+def test_a_session_that_silently_fell_back_is_noticed(tiny_model, monkeypatch):
+    """Asked for CUDA, ran on the CPU, nobody told: look at the session, never at the wheel's list."""
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(cuda, "missing", lambda: "")
+    monkeypatch.setattr(onnxruntime, "InferenceSession",
+                        lambda source, options, providers: real(source, options, providers=[CPU_PROVIDER]))
+    with pytest.raises(StartError, match="CUDA does not work here: the session came up without it"):
+        Engine(tiny_model, "cuda")
+    fallen = Engine(tiny_model, "auto")
+    assert fallen.provider == "cpu"
+    assert "not cuda, since CUDA does not work here" in fallen.reason
+
+
+def test_a_missing_driver_is_named(tiny_model, monkeypatch):
+    """The CUDA image on a machine without a GPU, or without the container's runtime for one."""
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda.PROVIDER, CPU_PROVIDER])
+    monkeypatch.setattr(cuda.ctypes, "CDLL", absent)
+    with pytest.raises(StartError, match=r"no NVIDIA driver \(libcuda\.so\.1\)"):
+        Engine(tiny_model, "cuda")
+    assert "not cuda, since there is no NVIDIA driver (libcuda.so.1)" in Engine(tiny_model, "auto").reason

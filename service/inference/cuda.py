@@ -6,8 +6,10 @@ So a batch is filled up to the next of a few sizes, and each of these has its bu
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -15,12 +17,77 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from service.inference import session
+from service.inference.session import CPU_PROVIDER, Opening, Pixels, Session
+from service.modelfile import ModelFile
+from service.problems import StartError
+
+NAME = "cuda"
+PROVIDER = "CUDAExecutionProvider"
 CAP = 64  # pictures in a batch, until `warm` says what is planned
 
 # Record each bucket's work once and replay it whole: saves the launches, which count in small batches of small networks.
 # Off, as nobody has measured it here yet (docs/performance.md, CUDA); and with it ONNX Runtime refuses any model of which a
 # single node runs on the CPU.
 GRAPHS = False
+
+
+def missing() -> str:
+    """What is missing for CUDA before a session is even tried."""
+    if PROVIDER not in onnxruntime.get_available_providers():
+        return "this onnxruntime is built without CUDA: install onnxruntime-gpu in its place"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver (libcuda.so.1)"
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries where pip has put them
+    return ""
+
+
+def declines(model: ModelFile) -> str:
+    """A GPU that works is always taken."""
+    return ""
+
+
+def open_model(model: ModelFile, opening: Opening) -> CudaSession:
+    """Open a model on the GPU.
+
+    Raises:
+        StartError: CUDA doesn't work here, or ONNX Runtime refuses the model.
+    """
+    return CudaSession(model, opening)
+
+
+class CudaSession(Session):
+    """A session whose batches run in buffers that stay on the device."""
+
+    provider = NAME
+
+    def __init__(self, model: ModelFile, opening: Opening) -> None:
+        super().__init__(model, model.recipe.precision)
+        settings = session.options(opening.threads)
+        try:
+            found = session.create(model, settings, [(PROVIDER, options()), CPU_PROVIDER])
+        except StartError as error:
+            raise StartError(f"CUDA does not work here: {error}") from error
+        # Asked for CUDA, ONNX Runtime falls back to the CPU and tells nobody (onnxruntime#23372): look at what was made.
+        if found.get_providers()[0] != PROVIDER:
+            raise StartError("CUDA does not work here: the session came up without it (its log names the missing library)")
+        self._runner = Runner(found, self.shape, len(model.labels))
+
+    @property
+    def weights(self) -> str:
+        """Where they are, in words."""
+        return "on the device"
+
+    def run(self, pixels: Pixels, alone: bool = False) -> NDArray[np.float32]:
+        """As `Session.run`."""
+        return self._runner.run(pixels)
+
+    def warm(self, cap: int, ran: Container[int]) -> None:
+        """Run every bucket: each has its buffers, and its algorithms are chosen at its first run."""
+        self._runner.warm(cap)
 
 
 def options(graphs: bool = GRAPHS) -> dict[str, str]:
