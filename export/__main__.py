@@ -156,9 +156,20 @@ def calibrate(model: Path, source: Path, output: Path, precision: float) -> None
 @click.option("--force", is_flag=True, help="Publish even what loses too much or isn't faster, and record that.")
 def quantize(model: Path, output: Path, **asked: Any) -> None:
     """Turn a model into int8: measured against fp32, and published only if it is worth it."""
-    from export import gate
+    from export import gate as quantising
 
-    click.echo(gate.run(model, gate.Asked(**asked), output).words())
+    click.echo(quantising.run(model, quantising.Asked(**asked), output).words())
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@click.option("--data", "source", type=PATH, required=True, help="Labelled pictures: Tiny ImageNet, or one folder a class.")
+@click.option("--output", type=PATH, required=True, help="models/NAME/VERSION; must not exist yet.")
+def gate(model: Path, source: Path, output: Path) -> None:
+    """Let OpenVINO run a model, an fp32 one in bf16, if its answers stay as right as the CPU provider's."""
+    from export import provider_gate
+
+    click.echo(provider_gate.run(model, source, output).words())
 
 
 @main.command()

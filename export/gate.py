@@ -183,7 +183,7 @@ def _measure(
         temperature = calibration.fit_temperature_to(answers[1].logits, answers[0].probabilities)
     else:
         listed = listing.read(asked.labelled)
-        before, after = published.score([fp32, int8], opened, listed, _to_measure(opened, asked.labelled, listed))
+        before, after = published.score([fp32, int8], opened, listed, to_measure(opened, asked.labelled, listed))
         agreement, top1 = _same(before.logits, after.logits), (_top1(before), _top1(after))
         measured = len(after.truth)
         loss = round(100 * (top1[0] - top1[1]), 6)
@@ -212,7 +212,7 @@ def _measure(
     return Outcome(agreement, measured, kernels, loss, top1, speed, temperature, found, closed)
 
 
-def _to_measure(opened: ModelFile, source: Path, listed: listing.Listing) -> list[listing.Entry]:
+def to_measure(opened: ModelFile, source: Path, listed: listing.Listing) -> list[listing.Entry]:
     """The validation set; without one, all pictures that training did not see."""
     kept = [entry for entry, out in zip(listed.train, listed.kept_back(), strict=True) if out]
     trained_on = opened.recipe.provenance.get("data_digest") == listed.digest

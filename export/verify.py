@@ -45,7 +45,7 @@ class Tolerance(NamedTuple):
 
 
 LOGITS = {"fp32": 1e-4, "fp16": 4e-3, "int8": 1e-1}
-TOLERANCES = {precision: Tolerance(allowed, LOGITS[precision]) for precision, allowed in BATCH_TOLERANCE.items()}
+TOLERANCES = {precision: Tolerance(BATCH_TOLERANCE[precision], allowed) for precision, allowed in LOGITS.items()}
 
 
 class Scores(NamedTuple):
