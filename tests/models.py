@@ -109,6 +109,11 @@ def build(
     return path
 
 
+def choose(folder: Path, name: str) -> None:
+    """Make a model the default one of a folder of several."""
+    (folder / "default").write_text(f"{name}\n")
+
+
 def _metadata(model: onnx.ModelProto, name: str, side: int, mode: str, wrong_golden: bool) -> dict[str, str]:
     numbers: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "mode": mode}
     golden = []
