@@ -37,15 +37,21 @@ class Weights(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes."""
-        return len(self.raw) or int(self.outside.get("length", 0))
+        """Bytes; -1 where the model tells no whole number.
+
+        A number of more than 4,300 digits is none for Python.
+        """
+        try:
+            return len(self.raw) or int(self.outside.get("length", 0))
+        except ValueError:
+            return -1
 
 
 class Node:
     """One node of a graph.
 
     Attributes:
-        content: a NodeProto.
+        content: a NodeProto; `protobuf.Malformed` where it can't be read as one.
         name, kind, domain: `kind` is its operator's name.
         inputs, outputs: names of values.
     """
@@ -53,15 +59,19 @@ class Node:
     def __init__(self, content: memoryview) -> None:
         self.content = content
         self.name, self.kind, self.domain = (protobuf.text(content, number) for number in (NAME, OP_TYPE, DOMAIN))
-        self.inputs, self.outputs = ([bytes(value).decode() for value in protobuf.views(content, number)]
-                                     for number in (INPUT, OUTPUT))
+        self.inputs, self.outputs = (protobuf.texts(content, number) for number in (INPUT, OUTPUT))
 
     @cached_property
     def attributes(self) -> dict[str, Value]:
-        """By name; numbers, texts as bytes, and lists of whole numbers, an empty one for any other type."""
+        """By name; numbers, texts as bytes, and lists of whole numbers, an empty one for any other type.
+
+        Raises:
+            protobuf.Malformed: an attribute can't be read.
+        """
         found: dict[str, Value] = {}
         for attribute in protobuf.views(self.content, ATTRIBUTE):
-            value: Value = []
+            integers: list[int] = []
+            value: Value = integers
             for field in protobuf.raw(attribute):
                 if (field.number, field.wire) == (A_INT, VARINT):
                     value = field.integer
@@ -69,8 +79,8 @@ class Node:
                     value = protobuf.float32(field.content)
                 elif (field.number, field.wire) == (A_BYTES, BYTES):
                     value = bytes(field.content)
-                elif field.number == A_INTS and isinstance(value, list):
-                    value = value + protobuf.integers(field)
+                elif field.number == A_INTS and value is integers:
+                    integers.extend(protobuf.integers(field))
             found[protobuf.text(attribute, A_NAME)] = value
         return found
 
@@ -111,7 +121,7 @@ def part(model: bytes, nodes: Container[str], output: str, kind: int) -> bytes:
             made.append(protobuf.encoded(field))
             continue
         kept = [each for each in protobuf.raw(field.content) if each.number != GRAPH_OUTPUT
-                and (each.number != NODE or Node(each.content).outputs[0] in nodes)]
+                and (each.number != NODE or any(output in nodes for output in Node(each.content).outputs[:1]))]
         tensor = protobuf.bytes_of(TENSOR_TYPE, protobuf.integer(ELEMENT_TYPE, kind))
         value = protobuf.bytes_of(VALUE_NAME, output.encode()) + protobuf.bytes_of(VALUE_TYPE, tensor)
         graph = b"".join(map(protobuf.encoded, kept)) + protobuf.bytes_of(GRAPH_OUTPUT, value)

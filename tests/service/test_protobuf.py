@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from onnx import StringStringEntryProto, TensorProto
+from onnx import NodeProto, StringStringEntryProto, TensorProto
 
 from service import protobuf
 
@@ -21,6 +21,21 @@ def test_fields_are_those_that_were_written(name, dims, raw):
     assert protobuf.text(message, 8) == name
     assert [value for number, value in protobuf.fields(message) if number == 1] == dims
     assert [bytes(view) for view in protobuf.views(message, 9)] == [raw]
+
+
+@given(st.lists(st.text(max_size=30), max_size=5))
+@hypothesis_settings(max_examples=50, deadline=None)
+def test_texts_are_those_that_were_written(names):
+    """The names of a node's inputs, in order."""
+    message = memoryview(NodeProto(input=names, output=["other"]).SerializeToString())
+    assert protobuf.texts(message, 1) == names
+
+
+@pytest.mark.parametrize("read", [protobuf.text, protobuf.texts])
+def test_text_that_is_not_utf_8_is_told(read):
+    """Never a UnicodeDecodeError."""
+    with pytest.raises(protobuf.Malformed, match=r"field 3 holds text that is not UTF-8: .*0xff"):
+        read(memoryview(b"\x1a\x02\xff\xfe"), 3)
 
 
 def test_pairs_become_a_dictionary():
