@@ -8,7 +8,7 @@ that were added are named `quadrant/…`. Knows nothing of torch, nor of what th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,28 @@ def free_batch(model: ModelProto) -> None:
             else:
                 graph.initializer.append(tensor)
                 node.input[1] = name
+
+
+def drop_unused(model: ModelProto) -> None:
+    """Remove the initialisers that nothing reads; in place. ONNX Runtime would warn of each whenever it loads the model."""
+    read = {*read_by(model.graph.node), *(output.name for output in model.graph.output)}
+    _replace(model.graph.initializer, [tensor for tensor in model.graph.initializer if tensor.name in read])
+
+
+def read_by(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """Names that nodes read, or something within them."""
+    for node in nodes:
+        yield from node.input
+        yield from within(node)
+
+
+def within(node: NodeProto) -> Iterator[str]:
+    """Names that the branches and bodies within a node read or give."""
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield ""  # also one that reads nothing is one
+            yield from read_by(inner.node)
+            yield from (value.name for value in inner.output)
 
 
 def weight_bytes(model: ModelProto) -> int:

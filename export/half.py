@@ -6,7 +6,7 @@ float16, and what squares or sums up: beyond 65,504 a float16 is infinite. Casts
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -55,6 +55,7 @@ def halve(model: ModelProto, rounded: bool = False, kept: Collection[str] = ()) 
     if not any(inputs for inputs, _ in places):
         raise graph.UnusableModel(f"{model.graph.name or 'the graph'} has nothing that can be computed in float16")
     _Pass(halved, places, rounded).run()
+    graph.drop_unused(halved)
     del halved.graph.value_info[:]
     return halved
 
@@ -74,7 +75,7 @@ def _places(model: ModelProto, kept: Collection[str]) -> list[Places]:
 
 
 def _of_node(node: NodeProto, floats: set[str], opset: int) -> Places:
-    if node.name.startswith(ADDED) or node.op_type in KEPT or node.domain not in ("", "ai.onnx") or list(_inner(node)):
+    if node.name.startswith(ADDED) or node.op_type in KEPT or node.domain not in ("", "ai.onnx") or list(graph.within(node)):
         return NOTHING
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
@@ -92,17 +93,6 @@ def _of_node(node: NodeProto, floats: set[str], opset: int) -> Places:
     )
 
 
-def _inner(node: NodeProto) -> Iterator[str]:
-    """What the branches and bodies within a node read."""
-    for attribute in node.attribute:
-        for inside in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield ""  # also one that reads nothing is one
-            for each in inside.node:
-                yield from each.input
-                yield from _inner(each)
-            yield from (value.name for value in inside.output)
-
-
 class _Pass:
     """One walk through a graph. A tensor's own name always means float32; in float16 it is called `NAME/half`."""
 
@@ -115,7 +105,7 @@ class _Pass:
         self._wide = {value.name for value in model.graph.output}  # what is read in float32
         for node, (inputs, _) in zip(model.graph.node, places, strict=True):
             self._wide |= {name for at, name in enumerate(node.input) if at not in inputs}
-            self._wide.update(_inner(node))
+            self._wide.update(graph.within(node))
 
     def run(self) -> None:
         """Rewrite the graph."""
@@ -125,7 +115,7 @@ class _Pass:
                     node.input[at] = self._in_half(name)
                 else:
                     self._in_float(name)
-            for name in _inner(node):
+            for name in graph.within(node):
                 self._in_float(name)
             self._nodes.append(node)
             for at in outputs:
@@ -141,10 +131,6 @@ class _Pass:
             self._in_float(value.name)
         del self._graph.node[:]
         self._graph.node.extend(self._nodes)
-        read = {name for node in self._nodes for name in (*node.input, *_inner(node))}
-        kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
 
     def _in_half(self, name: str) -> str:
         """Its name in float16, made on the first demand."""

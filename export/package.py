@@ -119,7 +119,7 @@ def publish(
     """Prove the model against its reference and write `output/model.onnx`, its weights beside it where they are large.
 
     Args:
-        model: wrapped; emptied of its weights when they go outside.
+        model: wrapped; loses the initialisers that nothing reads, and its weights when they go outside.
         logits: name of the tensor in the graph that is compared with the reference's logits.
         reference: (N, height, width, 3) uint8 → its scores.
         real: folder of pictures to verify on, besides drawn ones.
@@ -137,6 +137,7 @@ def publish(
             f"the labels file has {len(labels)}: expected as many"
         )
     golden = _golden(drawn, expected.probabilities[: len(drawn)])
+    graph.drop_unused(model)
     rows = layers.table(model)
     weights_digest = graph.digest(model)
     with folder.appearing(output) as part:

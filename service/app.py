@@ -6,7 +6,7 @@ import sys
 
 from flask import Flask
 
-from service import logs, planning
+from service import logs, planning, shelf
 from service.catalog import Catalog
 from service.native.library import native
 from service.problems import StartError
@@ -18,8 +18,15 @@ from service.web.room import SHARE, Room
 log = logs.get(__name__)
 
 
-def create_app(settings: Settings | None = None, catalog: Catalog | None = None) -> Flask:
+def create_app(
+    settings: Settings | None = None, catalog: Catalog | None = None, default: shelf.Default | None = None,
+) -> Flask:
     """Build the application. Loads the models unless a catalog is handed in, as tests do.
+
+    Args:
+        settings: read from the environment unless given.
+        catalog: the models, loaded already.
+        default: the default model; chosen by `shelf` unless given.
 
     Raises:
         StartError: a setting or a model can't be used, or the process is going to fork.
@@ -31,7 +38,7 @@ def create_app(settings: Settings | None = None, catalog: Catalog | None = None)
         logs.configure(settings.log_level)
         if (found := native()).libjpeg is None:
             log.warning("pillow_decodes", reason=found.reason)
-        catalog = Catalog.load(settings, plan)
+        catalog = Catalog.load(settings, plan, default=default)
     app = Flask("service", static_folder=None)
     app.url_map.merge_slashes = False  # "//classify" is no address; a redirect would lose the body
     attach(app, Parts(settings, plan, catalog, Room(plan.decode_memory // SHARE, settings.max_body_bytes)))

@@ -51,19 +51,22 @@ class Catalog:
         atexit.register(self.close)
 
     @classmethod
-    def load(cls, settings: Settings, planned: Plan | None = None, only_default: bool = False) -> Catalog:
+    def load(
+        cls, settings: Settings, planned: Plan | None = None, only_default: bool = False, default: shelf.Default | None = None,
+    ) -> Catalog:
         """Read every version of every model in the folder; load, prove and warm those that shall be ready at once.
 
         Args:
             settings: where they are, which is the default, which are loaded now, where the engine runs.
             planned: the numbers; planned here unless given.
             only_default: of the default model alone; all its versions are loaded now.
+            default: which it is; chosen here unless given.
         Raises:
             StartError: one of them is damaged, or one that is loaded now can't be served as it is.
         """
         planned = planned or plan(settings)
         found = shelf.places(settings.models)
-        default = shelf.choose(found, settings)
+        default = default or shelf.choose(found, settings)
         first = shelf.latest(found, default.name)
         if only_default:
             found = [place for place in found if place.name == default.name]
@@ -110,6 +113,10 @@ class Catalog:
     def models(self) -> list[Classifier]:
         """All of them, by name, then version."""
         return [versions[number] for _, versions in sorted(self._by_name.items()) for number in sorted(versions)]
+
+    def is_default(self, classifier: Classifier) -> bool:
+        """It answers when no model and no version is asked for."""
+        return classifier is self.find()
 
     def states(self) -> dict[str, State]:
         """How far each model is, by NAME/VERSION."""

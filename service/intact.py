@@ -30,7 +30,10 @@ class Intact:
     def problem(self) -> str | None:
         """What is wrong, or `None`. A file that was touched is read again in a thread of its own; until then nothing is."""
         if self._problem is None and any(stamp.overwritten for stamp in self._seen) and self._reading.acquire(blocking=False):
-            threading.Thread(target=self._read, name=f"reads {self._model.path}", daemon=True).start()
+            try:
+                threading.Thread(target=self._read, name=f"reads {self._model.path}", daemon=True).start()
+            except RuntimeError:  # no more threads now; the next look tries again
+                self._reading.release()
         return self._problem
 
     def _read(self) -> None:
@@ -49,6 +52,9 @@ class Intact:
             now = ModelFile.open(self._model.path)
         except StartError as error:
             return str(error)
+        except Exception as error:  # whatever it is: files that can't be read are not those that were checked
+            log.exception("model_not_read", path=str(self._model.path))
+            return repr(error)
         if now.digest != self._model.digest:
             return f"SHA-256 {now.digest}; expected {self._model.digest}"
         self._seen = now.stamps  # somebody set a time or a mode

@@ -6,6 +6,7 @@ Makes no session; `engine.py` does that. Knows of protocol buffers what `protobu
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import os
 import time
@@ -193,8 +194,8 @@ class _Weights:
             elif number == _RAW and isinstance(value, memoryview):
                 self._feed(value)
             elif number in _TYPED_DATA:
-                name = protobuf.text(tensor, _NAME)
-                raise StartError(f'{self._model}: weights "{name}" are a list of numbers; expected raw bytes: {WAY_OUT}')
+                name = json.dumps(protobuf.text(tensor, _NAME))  # it may hold anything
+                raise StartError(f'{self._model}: weights {name} are a list of numbers; expected raw bytes: {WAY_OUT}')
         if elsewhere:
             self.external = True
             self._feed(self._other_file(protobuf.pairs(protobuf.views(tensor, _EXTERNAL))))
@@ -206,9 +207,9 @@ class _Weights:
     def _other_file(self, place: dict[str, str]) -> memoryview:
         location = place.get("location", "")
         file = self._model.parent / location
-        folders = {self._model.parent.resolve(), self._model.resolve().parent}  # of the link, of the file
-        if location in ("", ".", "..") or Path(location).name != location or file.resolve().parent not in folders:
-            raise StartError(f'{self._model}: weights lie in "{location}"; expected the bare name of a file beside the model')
+        if location in ("", ".", "..") or Path(location).name != location or not self._beside(file):
+            raise StartError(
+                f"{self._model}: weights lie in {json.dumps(location)}; expected the bare name of a file beside the model")
         if location not in self._opened:
             self._opened[location] = self._files.enter_context(_mapped(file, self._stamps))
         content = self._opened[location]
@@ -220,6 +221,14 @@ class _Weights:
         if offset < 0 or length < 0 or offset + length > len(content):
             raise StartError(f"{file} has {len(content):,} bytes; expected at least {offset + length:,}: copy it again")
         return content[offset : offset + length]
+
+    def _beside(self, file: Path) -> bool:
+        """It lies in the model's folder, whatever links there are on the way."""
+        try:
+            folders = (self._model.parent.resolve(), self._model.resolve().parent)  # of the link, of the file
+            return file.resolve().parent in folders
+        except (OSError, RuntimeError, ValueError):  # links in a circle; a name with a NUL in it
+            return False
 
 
 @contextmanager

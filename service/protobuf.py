@@ -82,18 +82,22 @@ def text(message: memoryview, number: int) -> str:
     Raises:
         Malformed: it is not UTF-8.
     """
-    last = b""
+    last = message[:0]
     for value in views(message, number):
-        last = bytes(value)
-    try:
-        return last.decode()
-    except UnicodeDecodeError as error:
-        raise Malformed(str(error)) from error
+        last = value
+    return _decoded(last, number)
 
 
 def pairs(messages: Iterable[memoryview]) -> dict[str, str]:
     """StringStringEntryProto messages (key = 1, value = 2) as a dictionary."""
     return {text(entry, 1): text(entry, 2) for entry in messages}
+
+
+def _decoded(content: memoryview, number: int) -> str:
+    try:
+        return str(content, "utf-8")
+    except UnicodeDecodeError as error:
+        raise Malformed(f"field {number} holds text that is not UTF-8: {error}") from error
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

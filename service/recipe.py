@@ -19,6 +19,7 @@ FORMAT = 1
 LEAST_GOLDEN = 4
 # What a provider may cost in another precision before its answers count as another model's.
 MOST_TOP1_LOSS, LEAST_AGREEMENT, MOST_ECE_INCREASE = 0.001, 0.995, 0.002  # shares
+DEEPEST = 32  # levels of JSON; what is deeper can't be written again from within a request
 LARGEST_SIDE = 4096  # px; beyond that a batch of inputs no longer fits in the memory of ordinary machines
 
 Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
@@ -271,6 +272,17 @@ def _decode(text: str | bytes, shape: type[T], key: str) -> T:
         return msgspec.json.decode(text, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error) as error:
         raise StartError(f"{key} can't be read: {error}") from error
+    except RecursionError as error:
+        raise StartError(f"{key} can't be read: its JSON is nested too deeply; expected at most {DEEPEST} levels") from error
+
+
+def _depth(value: Any) -> int:
+    """Levels of dictionaries and lists; without recursion, which is what they might exhaust."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth
 
 
 def _check(recipe: Recipe) -> None:
@@ -288,5 +300,7 @@ def _check(recipe: Recipe) -> None:
             raise StartError(
                 f"recipe has {len(levels)} coverages and {len(scores)} scores of its prediction sets; "
                 "expected one score a coverage, the coverages rising, the scores falling")
+    if (depth := _depth(recipe.provenance)) > DEEPEST:
+        raise StartError(f"recipe has a provenance of {depth} levels; expected at most {DEEPEST}")
     if min(p.std) <= 0 or recipe.temperature <= 0:
         raise StartError(f"recipe has std {list(p.std)} and temperature {recipe.temperature:g}; expected both above 0")

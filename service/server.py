@@ -101,7 +101,7 @@ class Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         from service.app import create_app
 
         try:
-            return create_app(self._settings)
+            return create_app(self._settings, default=self._default)  # the same in every worker, whatever was added since
         except StartError as error:
             if self._complained.mine():
                 print(f"Error: {error}", file=sys.stderr, flush=True)
@@ -113,7 +113,7 @@ class Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             return
         first = worker.wsgi.extensions[KEY].catalog.find()
         lines = [f"Quadrant serves {self._address}",
-                 f"  model             {first.name}/{first.version} ({self._default.reason})",
+                 f"  default model     {first.name}/{first.version} ({self._default.reason})",
                  f"  provider          {first.engine.provider} ({first.engine.reason})"]
         lines += plan_lines(self._plan)
         print("\n".join(lines), flush=True)

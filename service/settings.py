@@ -82,7 +82,9 @@ class Settings:
     host: str = setting("127.0.0.1", "address to listen on; `0.0.0.0` for every interface")
     port: int = setting(8000, "port to listen on; 0 takes a free one", minimum=0, maximum=65535)
     models: Path = setting(Path("models"), "folder that holds `NAME/VERSION/model.onnx`", base=Path)
-    model: str | None = setting(None, "name of the model that answers when none is asked for", base=str)
+    model: str | None = setting(
+        None, "name of the model that answers when none is asked for; unless set, the file `default` in that folder names it",
+        base=str)
     model_sha256: str | None = setting(
         None, "SHA-256 that the default model's file must have", base=str, pattern=r"[0-9a-fA-F]{64}")
     load: str = setting(

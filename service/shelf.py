@@ -1,10 +1,11 @@
-"""The folder `models`: NAME/VERSION/model.onnx, and which of them answers when none is asked for.
+"""The folder `models`: NAME/VERSION/model.onnx, and which of them answers when none is asked for, as the file `default` says.
 
 Reads folders and files; makes no session, so that it may be asked before a fork.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from service.problems import StartError
 from service.settings import Settings
 
 FILE = "model.onnx"
+DEFAULT = "default"
+LONGEST_NAME = 255  # bytes; file systems have no longer ones
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -53,20 +56,49 @@ def places(folder: Path) -> list[Place]:
 
 
 def choose(found: list[Place], settings: Settings) -> Default:
-    """The default model and why it is that one.
+    """The default model and why it is that one: QUADRANT_MODEL, else the file `default`, else the only model there is.
 
     Raises:
-        StartError: QUADRANT_MODEL names one that isn't there.
+        StartError: the setting or the file names a model that isn't there, the file can't be read as a name, or there are
+            several models and neither is set.
     """
-    names = sorted({place.name for place in found})
+    names, file = sorted({place.name for place in found}), settings.models / DEFAULT
     if settings.model:
-        if settings.model not in names:
-            raise StartError(f'QUADRANT_MODEL is "{settings.model}"; {settings.models} has {", ".join(names)}')
-        return Default(settings.model, "set by QUADRANT_MODEL")
-    if len(names) == 1:
+        name, source = settings.model, "QUADRANT_MODEL"
+    elif (written := _written(file)) is not None:
+        name, source = written, str(file)
+    elif len(names) == 1:
         return Default(names[0], "the only one")
-    whole = [name for name in names if not name.endswith("-int8")]  # nothing turns int8 silently
-    return Default((whole or names)[0], f"the first of {', '.join(names)}; QUADRANT_MODEL chooses another")
+    else:
+        raise StartError(f"{settings.models} has {', '.join(names)}, and nothing says which is the default; "
+                         f"write one of these names into {file}, or set QUADRANT_MODEL")
+    if name not in names:
+        raise StartError(f'{source} is "{name}"; {settings.models} has {", ".join(names)}')
+    return Default(name, f"set by {source}")
+
+
+def _written(file: Path) -> str | None:
+    """The name in the file `default`; None where there is no such file.
+
+    Raises:
+        StartError: it can't be read, or is not one line with a name.
+    """
+    if file.is_dir() or not os.path.lexists(file):  # a folder is a model of that name
+        return None
+    expected = "expected one line, the name of a model"
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(LONGEST_NAME + 1)
+        if len(content) > LONGEST_NAME:
+            raise StartError(f"{file} has more than {LONGEST_NAME} bytes; {expected}")
+        lines = content.decode("utf-8-sig").strip().splitlines()
+    except OSError as error:
+        raise StartError(f"{file} can't be read: {error.strerror}; {expected}") from error
+    except UnicodeDecodeError as error:
+        raise StartError(f"{file} is not UTF-8: {error}; {expected}") from error
+    if len(lines) != 1:
+        raise StartError(f"{file} {f'has {len(lines)} lines' if lines else 'is empty'}; {expected}")
+    return lines[0].strip()
 
 
 def check(settings: Settings) -> Default:
@@ -85,8 +117,15 @@ def check(settings: Settings) -> Default:
 
 
 def latest(found: list[Place], name: str) -> Place:
-    """The highest version of a model that is there."""
-    return max((place for place in found if place.name == name), key=lambda place: place.version)
+    """The highest version of a model.
+
+    Raises:
+        StartError: it isn't there, or no longer.
+    """
+    versions = [place for place in found if place.name == name]
+    if not versions:
+        raise StartError(f'there is no model "{name}"; there is {", ".join(sorted({place.name for place in found}))}')
+    return max(versions, key=lambda place: place.version)
 
 
 def check_digest(model: ModelFile, settings: Settings) -> None:

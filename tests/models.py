@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -107,6 +109,18 @@ def build(
         _move_out(model, path.parent / "weights.bin")
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def recipe_text(**others: Any) -> str:
+    """The JSON text of a recipe; some of its parts replaced, whatever they hold."""
+    numbers: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    made = Recipe(format=1, name="quadrants", input=Input(SIDE, SIDE), preprocessing=Preprocessing(resize=SIDE, **numbers))
+    return json.dumps(msgspec.to_builtins(made) | others)
+
+
+def choose(folder: Path, name: str) -> None:
+    """Make a model the default one of a folder of several."""
+    (folder / "default").write_text(f"{name}\n")
 
 
 def _metadata(model: onnx.ModelProto, name: str, side: int, mode: str, wrong_golden: bool) -> dict[str, str]:

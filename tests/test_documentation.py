@@ -32,6 +32,7 @@ COMMANDS = {
     "-m loadtest.curve": curve.main, "-m loadtest.tune": tune.main, "-m loadtest.profile": profile.main,
     "-m loadtest.start": start.main,
 }
+CALIBRATED = "alexnet64-tiny-imagenet"
 # A line, and its continuation inside a list.
 CALL = re.compile(r"python (-m (?:service|export|loadtest\.\w+))\b([^`\n|]*(?:\n  (?! *python)[^`\n]*)?)")
 
@@ -122,16 +123,17 @@ def test_the_first_curl_prints_the_answer_that_is_shown(default_service, photo):
     assert list(found) == list(shown)
 
 
-def test_the_default_model_gives_prediction_sets_and_says_when_it_abstains(default_service, photo):
-    """It is calibrated, as its page says; the set of a higher coverage holds that of a lower one."""
+def test_the_calibrated_model_gives_prediction_sets_and_says_when_it_abstains(default_service, photo):
+    """As its page says; the set of a higher coverage holds that of a lower one."""
+    asked = f"/classify?model={CALIBRATED}&coverage="
     sets = {}
     for coverage in ("0.6", "0.9"):
-        answer = default_service.ask(f"/classify?coverage={coverage}", photo.read_bytes()).json
+        answer = default_service.ask(asked + coverage, photo.read_bytes()).json
         sets[coverage] = {each["index"] for each in answer["prediction_set"]}
         assert answer["abstained"] in (True, False)
     assert sets["0.6"] <= sets["0.9"]
     assert sets["0.9"]
-    assert default_service.ask("/classify?coverage=0.2", photo.read_bytes()).status == 400
+    assert default_service.ask(asked + "0.2", photo.read_bytes()).status == 400
 
 
 def test_every_address_in_the_readme_answers(default_service):
@@ -162,7 +164,11 @@ def test_the_accuracy_in_the_pages_is_the_one_on_record():
 
 
 def test_the_default_model_is_the_one_the_readme_speaks_of(monkeypatch):
-    """`make run` without a setting serves it."""
+    """`make run` without a setting serves it, and the answer that is shown carries its digest."""
     monkeypatch.chdir(ROOT)
     with create_app(Settings.read()).test_client() as client:
-        assert client.get("/models").json["default"] == json.loads(blocks("json")[0])["model"]["name"]
+        shown, served = json.loads(blocks("json")[0])["model"], client.get("/models").json
+        (default,) = [each for each in served["models"] if each["default"]]
+        assert served["default"] == default["name"] == shown["name"]
+        assert (default["version"], default["digest"][:8] + "…") == (shown["version"], shown["digest"])
+        assert default["name"] == (ROOT / "models" / "default").read_text().strip()

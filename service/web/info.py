@@ -47,7 +47,7 @@ def info() -> Response:
         "decoding": native().reason,
         "limits": {name: getattr(settings, name) for name in LIMITS},
         "plan": {name: {"value": getattr(plan, name), "reason": reason} for name, reason in plan.reasons.items()},
-        "models": [_runs(each, each.name == catalog.default) for each in catalog.models()],
+        "models": [_runs(each, catalog.is_default(each)) for each in catalog.models()],
     })
 
 

@@ -61,6 +61,7 @@ def _short(found: Classifier) -> dict[str, Any]:
     return {
         "name": found.name,
         "version": found.version,
+        "default": here().catalog.is_default(found),
         "digest": found.model.digest,
         "ready": found.ready,
         "state": found.state,

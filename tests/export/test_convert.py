@@ -16,9 +16,11 @@ from click.testing import CliRunner
 from export import convert, graph, package, verify
 from export.__main__ import main
 from export.options import command_line
-from service import images
+from service import images, shelf
 from service.engine import Engine
 from service.modelfile import ModelFile
+from service.settings import Settings
+from tests import models
 
 MODELS = Path(__file__).parents[2] / "models"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -114,6 +116,16 @@ def test_real_pictures_are_verified_along_the_services_own_path(files, tmp_path)
         (photos / f"{number}.png").write_bytes(png)
     result = run(*files.arguments, "--verify", photos)
     assert f"{package.DRAWN + 3} pictures" in result.output
+
+
+def test_the_default_model_stays_what_it_was(files):
+    """A plain `make run` must answer with the same model after `convert`, whatever the new one's name sorts before."""
+    models.build(files.models / "zebra" / "1" / "model.onnx")
+    models.choose(files.models, "zebra")
+    settings = Settings(models=files.models)
+    before = shelf.check(settings)
+    assert run(*files.arguments).exit_code == 0
+    assert shelf.check(settings) == before == ("zebra", f"set by {files.models / 'default'}")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from service.modelfile import ModelFile
 from tests.export.delivery import Server, build_wheel, serving
 from tests.export.graphs import WORDS
 
-DEFAULT = describe.find(Path(__file__).parents[2] / "models" / "alexnet64-tiny-imagenet")
+ALEXNET64 = describe.find(Path(__file__).parents[2] / "models" / "alexnet64-tiny-imagenet")
 MEMBER = "tiny_weights/models/tiny-1.pth"
 
 
@@ -226,12 +226,12 @@ def test_a_wheel_without_the_weights_is_refused(tmp_path):
 
 
 def test_the_labels_are_imagenets_in_its_own_order():
-    """A thousand ids, ascending: the order in which all published networks have them; the words are the default model's."""
+    """A thousand ids, ascending: the order in which all published networks have them; the words are `alexnet64`'s."""
     words = labels.read(fetch.LABELS)
     ids = [label.id for label in words]
     assert (len(ids), len(set(ids)), ids == sorted(ids)) == (1000, 1000, True)
     assert (words[0].label, words[340].label, words[999].label) == ("tench", "zebra", "toilet tissue")
-    assert set(ModelFile.open(DEFAULT).labels) <= set(words)
+    assert set(ModelFile.open(ALEXNET64).labels) <= set(words)
 
 
 def test_what_is_known_is_what_its_authors_published():

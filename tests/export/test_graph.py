@@ -49,6 +49,20 @@ def test_nodes_that_do_nothing_go():
     assert left == [("AveragePool", ["x"]), ("Identity", ["d"])]
 
 
+def test_what_nothing_reads_goes_and_nothing_else():
+    """A weight may be read in a branch alone, or be an answer itself."""
+    one = {name: numpy_helper.from_array(np.ones(1, np.float32), name) for name in ("bias", "branch", "answer", "given", "idle")}
+    value = helper.make_tensor_value_info
+    add = helper.make_node("Add", ["bias", "branch"], ["sum"])
+    then = helper.make_graph([add], "then", [], [value("sum", TensorProto.FLOAT, [1])])
+    other = helper.make_graph([], "other", [], [value("given", TensorProto.FLOAT, [1])])
+    nodes = [helper.make_node("If", ["x"], ["y"], then_branch=then, else_branch=other)]
+    ends = [value("x", TensorProto.BOOL, [1]), value("y", TensorProto.FLOAT, [1]), value("answer", TensorProto.FLOAT, [1])]
+    model = helper.make_model(helper.make_graph(nodes, "branches", ends[:1], ends[1:], one.values()))
+    graph.drop_unused(model)
+    assert tensor_names(model) == ["bias", "branch", "answer", "given"]
+
+
 def test_initialisers_that_are_inputs_too_are_no_inputs():
     """Files from before 2019 list them among the inputs."""
     model = bare_graph()

@@ -21,7 +21,7 @@ from service.modelfile import ModelFile
 from tests.service import pictures
 
 TOP = Path(__file__).parents[2]
-DEFAULT = max((TOP / "models" / "alexnet64-tiny-imagenet").iterdir(), key=lambda folder: int(folder.name)) / "model.onnx"
+ALEXNET64 = max((TOP / "models" / "alexnet64-tiny-imagenet").iterdir(), key=lambda folder: int(folder.name)) / "model.onnx"
 PHOTOS = TOP.parent / "shared" / "data" / "photos"
 
 
@@ -60,10 +60,10 @@ def test_a_model_that_answers_the_same_is_published(photos, tmp_path, monkeypatc
     """The recipe says `fast`, and what was measured; weights and labels stay."""
     monkeypatch.setattr(hasten, "VIEWS", 40)
     output = tmp_path / "quick" / "1"
-    asked = ["hasten", str(DEFAULT), "--pictures", str(photos), "--output", str(output)]
+    asked = ["hasten", str(ALEXNET64), "--pictures", str(photos), "--output", str(output)]
     done = CliRunner().invoke(main, [*asked, "--least", "0.5"])
     assert done.exit_code == 0, done.output
-    before, after = ModelFile.open(DEFAULT), ModelFile.open(output / "model.onnx")
+    before, after = ModelFile.open(ALEXNET64), ModelFile.open(output / "model.onnx")
     assert after.recipe.preprocessing.mode == "fast"
     assert after.recipe.provenance["fast"]["views"] == 40
     assert after.recipe.provenance["fast"]["same_top1"] > 0.5
@@ -75,7 +75,7 @@ def test_one_that_answers_otherwise_is_refused(photos, tmp_path, monkeypatch):
     """With the share in the message; nothing is written."""
     monkeypatch.setattr(hasten, "measure", lambda *_: hasten.Agreement(1000, 0.97, 3.0))
     output = tmp_path / "quick" / "1"
-    done = CliRunner().invoke(main, ["hasten", str(DEFAULT), "--pictures", str(photos), "--output", str(output)])
+    done = CliRunner().invoke(main, ["hasten", str(ALEXNET64), "--pictures", str(photos), "--output", str(output)])
     assert done.exit_code == 2
     assert "97.00% of 1,000 views" in done.output
     assert not output.exists()
@@ -83,7 +83,7 @@ def test_one_that_answers_otherwise_is_refused(photos, tmp_path, monkeypatch):
 
 def test_without_scaling_the_best_class_is_the_same_both_ways():
     """One step instead of two moves values by one grey level at most."""
-    opened, model = published.read(DEFAULT)
+    opened, model = published.read(ALEXNET64)
     recipe = opened.recipe
     short = 2 * images.least_draft(recipe.preprocessing) - 1  # one pixel more, and JPEG would be decoded at a half
     drawn = [pictures.jpeg(pictures.scene().rotate(7 * n).resize((short + 8 * n, short))) for n in range(24)]
@@ -101,9 +101,9 @@ def test_without_scaling_the_best_class_is_the_same_both_ways():
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photos lie outside the project")
-def test_the_default_model_keeps_the_exact_way_for_a_measured_reason():
+def test_alexnet64_keeps_the_exact_way_for_a_measured_reason():
     """Its best class changes on more than a hundredth of 1,000 crops of photos, enlarged and encoded anew."""
-    opened, model = published.read(DEFAULT)
+    opened, model = published.read(ALEXNET64)
     with tempfile.TemporaryDirectory() as place:
         found = hasten.measure(opened, published.scorer(model, Path(place)), PHOTOS)
     assert found.views >= 1000

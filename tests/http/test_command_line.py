@@ -80,6 +80,22 @@ def test_what_cannot_be_done_is_one_line_and_code_2(variables: dict[str, str], a
     assert message in line
 
 
+def test_several_models_without_a_default_are_one_line_and_code_2(tmp_path: Path, photo: Path):
+    """Which one would answer is nobody's guess; the line names them and both ways to choose."""
+    for name in ("a", "b"):
+        models.build(tmp_path / name / "1" / "model.onnx", name=name)
+    folder = str(tmp_path)
+    for arguments in (("serve", "--port", "0", "--models", folder), ("classify", str(photo), "--models", folder)):
+        ended = quadrant(*arguments)
+        assert ended.returncode == 2
+        assert ended.stderr.decode() == (f"Error: {folder} has a, b, and nothing says which is the default; "
+                                         f"write one of these names into {folder}/default, or set QUADRANT_MODEL\n")
+    assert quadrant("classify", str(photo), "--models", folder, "--model", "b").returncode == 0
+    models.choose(tmp_path, "b")
+    ended = quadrant("classify", str(photo), "--models", folder, "--json")
+    assert json.loads(ended.stdout)["model"]["name"] == "b"
+
+
 def test_an_address_in_use_is_one_line_and_code_2(running_service: Running, variables: dict[str, str]):
     """The most usual reason of all."""
     ended = quadrant("serve", "--port", str(running_service.port), variables=variables)
@@ -92,7 +108,7 @@ def test_the_start_says_where_and_with_what(running_service: Running):
     """The address to click on, and each number with its reason."""
     lines = running_service.said.splitlines()
     assert lines[0] == f"Quadrant serves {running_service.url}"
-    assert "  model             quadrants/1 (the only one)" in lines
+    assert "  default model     quadrants/1 (the only one)" in lines
     assert "  provider          cpu (set by QUADRANT_PROVIDER)" in lines
     assert "  workers           2 (set by QUADRANT_WORKERS)" in lines
 

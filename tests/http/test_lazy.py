@@ -23,6 +23,7 @@ def two(variables: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """Settings of one worker with two models."""
     for name in ("first", "later"):
         models.build(tmp_path / "models" / name / "1" / "model.onnx", name=name)
+    models.choose(tmp_path / "models", "first")
     return variables | {"QUADRANT_MODELS": str(tmp_path / "models"), "QUADRANT_WORKERS": "1"}
 
 

@@ -50,6 +50,22 @@ def test_a_killed_worker_takes_no_count_with_it(tmp_path: Path, variables: dict[
         assert counters(running)['quadrant_pictures_total{model="quadrants",outcome="ok"}'] == 21
 
 
+def test_a_model_that_was_added_changes_nothing_for_a_worker_that_starts_again(tmp_path: Path, variables: dict[str, str]):
+    """The default was chosen when the service started; a crash later must neither change it nor end the service."""
+    folder = tmp_path / "models"
+    models.build(folder / "quadrants" / "1" / "model.onnx")
+    with service(tmp_path / "log", variables | {"QUADRANT_MODELS": str(folder), "QUADRANT_WORKERS": "1"}) as running:
+        models.build(folder / "added" / "1" / "model.onnx", name="added")
+        (victim,) = running.workers()
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: running.workers() not in ([], [victim]), "no worker took its place")
+        eventually(lambda: running.ask("/health/ready").status == 200, "it is not ready again")
+        assert running.ask("/classify", PICTURE).json["model"]["name"] == "quadrants"
+        assert "added/1" in running.ask("/health/ready").json["states"]
+        assert running.ask("/classify?model=added", PICTURE).status == 200
+        assert running.stop() == 0
+
+
 def test_both_workers_are_counted(running_service: Running):
     """A page that shows one process's share is wrong by as many times as there are processes."""
     name = 'quadrant_pictures_total{model="quadrants",outcome="ok"}'

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service import shelf
 from service.catalog import Catalog
 from service.problems import NotReady, StartError, UnknownModel
 from service.settings import Settings
@@ -20,6 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("several")
     for place in ("pairs/2", "pairs/10", "pairs-int8/1", "zebra/1"):
         models.build(found / place / "model.onnx", name=place.split("/")[0])
+    models.choose(found, "pairs")
     return found
 
 
@@ -49,6 +51,31 @@ def test_what_is_not_there_is_told_with_what_is(several, name, version, message)
     """A caller should not have to guess twice."""
     with pytest.raises(UnknownModel, match=message):
         several.find(name, version)
+
+
+def test_one_version_is_marked_as_the_one_that_answers(several):
+    """Of two versions of the default model only the highest answers."""
+    assert [f"{each.name}/{each.version}" for each in several.models() if several.is_default(each)] == ["pairs/10"]
+
+
+def test_what_the_master_chose_counts_whatever_was_added_since(settings, tmp_path):
+    """A worker that is started again days later must neither answer with another model nor refuse to start."""
+    models.build(tmp_path / "first" / "1" / "model.onnx")
+    settings = dataclasses.replace(settings, models=tmp_path)
+    chosen = shelf.check(settings)
+    models.build(tmp_path / "added" / "1" / "model.onnx")
+    catalog = Catalog.load(settings, default=chosen)
+    assert catalog.default == "first"
+    catalog.close()
+    with pytest.raises(StartError, match="nothing says which is the default"):
+        Catalog.load(settings)
+
+
+def test_a_default_that_is_gone_by_now_is_one_line(settings, tmp_path):
+    """A worker that starts again after somebody took the folder away."""
+    models.build(tmp_path / "other" / "1" / "model.onnx")
+    with pytest.raises(StartError, match='there is no model "first"; there is other'):
+        Catalog.load(dataclasses.replace(settings, models=tmp_path), default=shelf.Default("first", "the only one"))
 
 
 def test_only_the_default_is_loaded_where_no_other_is_asked_for(settings, folder):
@@ -91,6 +118,7 @@ def test_a_model_that_is_not_proven_ends_the_start(settings, tmp_path):
     """Ready means proven; one liar among several that are loaded is one too many."""
     models.build(tmp_path / "honest" / "1" / "model.onnx")
     models.build(tmp_path / "liar" / "1" / "model.onnx", wrong_golden=True)
+    models.choose(tmp_path, "honest")
     with pytest.raises(StartError, match=r"liar/1/model.onnx: golden picture"):
         Catalog.load(dataclasses.replace(settings, models=tmp_path, load="all"))
 
@@ -103,5 +131,6 @@ def test_a_model_that_waits_ends_the_start_too_where_its_file_is_not_whole(setti
     """Who copied it wrongly learns so at once, not from the first caller."""
     models.build(tmp_path / "first" / "1" / "model.onnx")
     models.build(tmp_path / "second" / "1" / "model.onnx", **broken)
+    models.choose(tmp_path, "first")
     with pytest.raises(StartError, match=message):
         Catalog.load(dataclasses.replace(settings, models=tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import msgspec
@@ -69,6 +70,39 @@ def test_a_file_in_its_place_is_no_harm(intact, weights):
     weights.unlink()
     settled(intact)
     assert intact.problem() is None
+
+
+def test_whatever_a_file_holds_it_is_noticed(intact, weights):
+    """A name with a NUL in it once ended the thread that reads, and nobody heard of the file again."""
+    file = weights.with_name("model.onnx")
+    content = file.read_bytes()
+    overwrite(file, content.replace(b"weights.bin", b"weights\0bin"))
+    settled(intact)
+    assert "were overwritten while they are served" in intact.problem()
+
+
+def test_an_error_that_nobody_foresaw_is_a_problem_too(intact, weights, monkeypatch):
+    """Files that can't be read are not those that were checked; a thread that dies in silence would leave it ready."""
+    def fail(_: Path) -> ModelFile:
+        raise ZeroDivisionError("nobody foresaw it")
+
+    monkeypatch.setattr(ModelFile, "open", fail)
+    overwrite(weights, bytes(weights.stat().st_size))
+    settled(intact)
+    assert "were overwritten while they are served" in intact.problem()
+
+
+def test_without_a_thread_the_next_look_tries_again(intact, weights, monkeypatch):
+    """A process that is out of threads for a moment must not forget the file for ever."""
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    overwrite(weights, bytes(weights.stat().st_size))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert intact.problem() is None
+    settled(intact)
+    assert intact.problem()
 
 
 def test_a_process_whose_model_was_overwritten_is_unready(settings, weights):

@@ -40,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
     models.build(tmp_path / "first" / "1" / "model.onnx", name="first")
     models.build(tmp_path / "later" / "1" / "model.onnx", name="later")
     models.build(tmp_path / "liar" / "1" / "model.onnx", name="liar", wrong_golden=True)
+    models.choose(tmp_path, "first")
     return tmp_path
 
 

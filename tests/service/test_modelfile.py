@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,6 +16,16 @@ from service import modelfile
 from service.modelfile import ModelFile
 from service.problems import StartError
 from tests import models
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def nested(levels: int) -> Any:
+    """A dictionary with so many lists inside each other."""
+    value: Any = {}
+    for _ in range(levels - 1):
+        value = [value]
+    return {"deep": value}
 
 
 def test_a_model_tells_all_about_itself(tiny_model):
@@ -53,6 +64,9 @@ def test_a_model_without_a_layer_table_is_fine(tmp_path):
     pytest.param("labels", "[]", "quadrant.labels is an empty list", id="labels"),
     pytest.param("golden", "[]", "quadrant.golden has 0 pictures", id="golden"),
     pytest.param("sha256", "0" * 64, "expected 0000", id="digest"),
+    pytest.param("recipe", '{"provenance":' + DEEP, "JSON is nested too deeply; expected at most 32 levels", id="100,000 levels"),
+    pytest.param("recipe", '{"x":' + DEEP, "JSON is nested too deeply; expected at most 32", id="the same, of an unknown key"),
+    pytest.param("recipe", models.recipe_text(provenance=nested(40)), "of 41 levels; expected at most 32", id="41 levels"),
 ])
 def test_a_wrong_part_is_named_with_the_file(tmp_path, key, text, message):
     """With ten models in a folder, which one matters."""
@@ -83,7 +97,7 @@ def test_short_weights_are_noticed(tmp_path):
         ModelFile.open(path)
 
 
-@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "sub/weights.bin", "", "..", "."])
+@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "sub/weights.bin", "", "..", ".", "weights.bin\0", "\0"])
 def test_weights_stay_in_the_model_s_folder(tmp_path, location):
     """A model from elsewhere must not read this machine's files."""
     path = models.build(tmp_path / "folder" / "model.onnx", external=True)
@@ -100,6 +114,16 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     weights.rename(tmp_path / "elsewhere.bin")
     weights.symlink_to(tmp_path / "elsewhere.bin")
     with pytest.raises(StartError, match="expected the bare name"):
+        ModelFile.open(path)
+
+
+def test_links_in_a_circle_are_refused(tmp_path):
+    """Python gives up on them with an error of its own."""
+    path = models.build(tmp_path / "model.onnx", external=True)
+    for here, there in (("weights.bin", "other"), ("other", "weights.bin")):
+        (tmp_path / here).unlink(missing_ok=True)
+        (tmp_path / here).symlink_to(there)
+    with pytest.raises(StartError, match=r'weights lie in "weights.bin"; expected the bare name|weights.bin can\'t be read'):
         ModelFile.open(path)
 
 

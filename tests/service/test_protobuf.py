@@ -23,6 +23,12 @@ def test_fields_are_those_that_were_written(name, dims, raw):
     assert [bytes(view) for view in protobuf.views(message, 9)] == [raw]
 
 
+def test_text_that_is_not_utf_8_is_told():
+    """Never a UnicodeDecodeError."""
+    with pytest.raises(protobuf.Malformed, match=r"field 3 holds text that is not UTF-8: .*0xff"):
+        protobuf.text(memoryview(b"\x1a\x02\xff\xfe"), 3)
+
+
 def test_pairs_become_a_dictionary():
     """That is how ONNX keeps metadata."""
     entries = [memoryview(StringStringEntryProto(key=key, value=key.upper()).SerializeToString()) for key in ("a", "b")]

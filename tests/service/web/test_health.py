@@ -24,6 +24,7 @@ def test_a_model_that_waits_for_its_first_request_is_told_and_not_loaded(setting
     """Readiness says what it is ready with; who only looks makes nobody pay for a load."""
     for name in ("first", "later"):
         models.build(tmp_path / name / "1" / "model.onnx", name=name)
+    models.choose(tmp_path, "first")
     catalog = Catalog.load(dataclasses.replace(settings, models=tmp_path))
     client = create_app(settings, catalog).test_client()
     waits = {"status": "ready", "models": ["first/1", "later/1"], "states": {"first/1": "loaded", "later/1": "on first request"}}
@@ -46,6 +47,7 @@ def test_a_model_that_can_not_be_loaded_is_told_and_ends_no_readiness(settings: 
     """The default model answers on; whoever wants the other one reads why not, and when to ask again."""
     models.build(tmp_path / "first" / "1" / "model.onnx", name="first")
     models.build(tmp_path / "liar" / "1" / "model.onnx", name="liar", wrong_golden=True)
+    models.choose(tmp_path, "first")
     catalog = Catalog.load(dataclasses.replace(settings, models=tmp_path))
     client = create_app(settings, catalog).test_client()
     reply = client.post("/classify?model=liar", data=picture)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import msgspec
 import pytest
 from flask.testing import FlaskClient
 
+from service.app import create_app
 from service.catalog import Catalog
 from service.recipe import Recipe
+from service.settings import Settings
 from tests import models
 
 
@@ -16,9 +21,25 @@ def test_all_models_are_listed_with_the_default(client: FlaskClient, catalog: Ca
     reply = client.get("/models").json
     assert reply["default"] == "quadrants"
     (only,) = reply["models"]
-    assert (only["name"], only["version"], only["classes"], only["ready"]) == ("quadrants", "1", 4, True)
+    assert (only["name"], only["version"], only["default"], only["classes"], only["ready"]) == ("quadrants", "1", True, 4, True)
     assert only["digest"] == catalog.find().model.digest
     assert only["input"] == {"height": models.SIDE, "width": models.SIDE}
+
+
+def test_the_default_is_marked_in_the_list(settings: Settings, tmp_path: Path):
+    """Only the version that answers, and in one model's own description too."""
+    for place in ("a/1", "b/1", "b/2"):
+        models.build(tmp_path / place / "model.onnx", name=place[0])
+    models.choose(tmp_path, "b")
+    catalog = Catalog.load(dataclasses.replace(settings, models=tmp_path))
+    client = create_app(settings, catalog).test_client()
+    listed = client.get("/models").json
+    assert listed["default"] == "b"
+    assert [f"{each['name']}/{each['version']}" for each in listed["models"] if each["default"]] == ["b/2"]
+    told = {path: client.get(path).json["default"] for path in ("/models/b", "/models/b?version=1", "/models/a")}
+    assert told == {"/models/b": True, "/models/b?version=1": False, "/models/a": False}
+    assert [each["default"] for each in client.get("/info").json["models"]] == [False, False, True]
+    catalog.close()
 
 
 def test_one_model_tells_its_recipe_in_words_and_as_json(client: FlaskClient, catalog: Catalog):
