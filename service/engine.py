@@ -16,7 +16,6 @@ from service.examples import BATCH_TOLERANCE, GOLDEN_TOLERANCE, answers_of, pixe
 from service.inference import selection
 from service.inference.session import Opening, Pixels, Run
 from service.modelfile import ModelFile
-from service.planning import LONE_BATCH
 from service.problems import StartError
 from service.recipe import Golden
 
@@ -66,14 +65,16 @@ class Engine:
         """What it computes in: fp32, bf16, fp16 or int8."""
         return self.session.precision
 
-    def widen(self) -> None:
+    def widen(self, company: int) -> None:
         """Let runs for which every CPU is free use them all, where that needs a session of its own; it is proven as the first is.
 
+        Args:
+            company: the largest batch of such runs.
         Raises:
             StartError, EngineFault: as `prove`; all goes on without.
         """
         def prove(run: Run) -> None:
-            self._prove(self.model.golden, LONE_BATCH, run, f"{self.provider}, on all CPUs")
+            self._prove(self.model.golden, company, run, f"{self.provider}, on all CPUs")
 
         self.session.widen(prove)
 

@@ -22,7 +22,7 @@ from service.inference.session import Opening
 from service.intact import Intact
 from service.metrics import MODEL_LOAD_SECONDS
 from service.modelfile import ModelFile
-from service.planning import Plan
+from service.planning import LONE_BATCH, Plan, batch_cap
 from service.problems import ModelNotReady, StartError
 from service.settings import Settings
 
@@ -75,24 +75,24 @@ class Loader:
         Raises:
             StartError: it can't be served as it is, or everything ends meanwhile.
         """
-        start = time.monotonic()
+        start, cap = time.monotonic(), batch_cap(self._planned, model.layers)
         stages.mark("fork")
         engine = self._open(model, cache_folder.folder(self._settings.packed_weights))
         stages.mark("session")
         try:
             self._go_on(name)
             try:
-                worst = engine.prove(company=self._planned.batch_cap)  # at the size that will run: it needn't be warmed again
+                worst = engine.prove(company=cap)  # at the size that will run: it needn't be warmed again
             except (StartError, EngineFault) as error:
                 if not engine.session.cached:
                     raise
                 cached, engine = engine, self._open(model, None)
-                worst = engine.prove(company=self._planned.batch_cap)  # the model itself may be what is wrong
+                worst = engine.prove(company=cap)  # the model itself may be what is wrong
                 cached.session.forget_cache()
                 log.warning("packed_weights_damaged", model=name, reason=str(error))
             stages.mark("prove")
             self._go_on(name)
-            engine.warm(self._planned.batch_cap)
+            engine.warm(cap)
             stages.mark("warm")
             line.ran(1, engine.alone_s)  # the first prediction of a wait; a batch's share will be less
         except EngineFault as error:
@@ -100,7 +100,7 @@ class Loader:
         heap.keep_large_out()
         heap.trim()  # what ONNX Runtime needed to read and to order the graph
         log.info("model_loaded", model=name, digest=model.digest, provider=engine.provider,
-                 precision=engine.precision, reason=engine.reason, weights=engine.session.weights,
+                 precision=engine.precision, reason=engine.reason, weights=engine.session.weights, batch_cap=cap,
                  golden_difference=worst, seconds=round(time.monotonic() - start, 3))
         return engine
 
@@ -114,7 +114,7 @@ class Loader:
         def run() -> None:
             try:
                 if not self.closed:
-                    engine.widen()
+                    engine.widen(min(LONE_BATCH, batch_cap(self._planned, engine.model.layers)))
                     heap.trim()
             except Exception as error:  # whatever it is: another number of threads is a gain, no more
                 log.error("not_on_all_processors", model=name, reason=str(error) or repr(error))
@@ -129,7 +129,8 @@ class Loader:
 
     def batcher(self, name: str, engine: Engine, line: Line) -> Batcher:
         """The batch thread of an engine; from now on it can be asked."""
-        return Batcher(engine, self._planned.batch_cap, self._planned.queue_capacity, name, line.ran, self.admission.turns)
+        cap = batch_cap(self._planned, engine.model.layers)
+        return Batcher(engine, cap, self._planned.queue_capacity, name, line.ran, self.admission.turns)
 
     def _go_on(self, name: str) -> None:
         if self.closed:

@@ -7,14 +7,18 @@ comes with its reason in words.
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from service import settings as names
+from service.recipe import Layer
 from service.settings import Settings
 
+SET_BY = "set by"  # begins the reason of a number that the operator chose
 CGROUP_OF_THIS_PROCESS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 2**60  # cgroup v1 writes a number near 2^63 for "no limit"
@@ -31,6 +35,10 @@ MOST_WORKERS = 16
 CPUS_A_GPU_WORKER = 2
 MOST_GPU_WORKERS = 8  # each has some hundred MB of the GPU for CUDA alone, and the weights again
 BATCH_CAP = {"cpu": 16, "cuda": 64}  # a CPU gains little beyond; a GPU's latency hardly grows until there
+# Of what two layers of a batch hold in memory, one read and one written. EfficientNet-Lite0 is as quick in batches of 4 as of 16
+# (10.1 ms a picture on one thread), and two workers take 340 instead of 515 MB.
+MOST_ACTIVATIONS = 40_000_000  # bytes
+FLOAT_BYTES = 4
 CUDA_LIBRARY, CUDA_DRIVER = "libonnxruntime_providers_cuda.so", "libcuda.so.1"  # of onnxruntime-gpu; of NVIDIA's driver
 LEAST_REQUEST_THREADS, MOST_REQUEST_THREADS = 32, 128  # slow senders hold a thread each: more than there are cores
 LEAST_DECODE_MEMORY, MOST_DECODE_MEMORY = 128 * 2**20, 4 * 2**30  # bytes, a process
@@ -73,7 +81,7 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
 
     def decide(name: str, number: int, reason: str) -> int:
         given: int | None = getattr(settings, name)
-        reasons[name] = reason if given is None else f"set by {names.variable(name)}"
+        reasons[name] = reason if given is None else f"{SET_BY} {names.variable(name)}"
         return number if given is None else given
 
     gpu, found = _gpu(settings.provider)
@@ -100,6 +108,20 @@ def plan(settings: Settings, cpus: int | None = None, memory: int | None = None)
     reasons["queue_capacity"] = f"set by {names.variable('queue_capacity')}, or its default"
     return Plan(workers, request_threads, engine_threads, batch_cap, settings.queue_capacity, decode_memory, reasons,
                 alone_threads, gpu, own_cpus)
+
+
+def batch_cap(planned: Plan, layers: Sequence[Layer]) -> int:
+    """Most pictures in one engine run of this model: the planned number, or fewer where its activations would fill the memory.
+
+    Args:
+        layers: the model's layer table; empty where it isn't known.
+    """
+    sizes = [FLOAT_BYTES * math.prod(layer.output) for layer in layers]
+    largest = max(map(sum, itertools.pairwise(sizes)), default=0)
+    if planned.gpu or planned.reasons["batch_cap"].startswith(SET_BY) or not largest:
+        return planned.batch_cap
+    fits = max(1, MOST_ACTIVATIONS // largest)
+    return min(planned.batch_cap, 1 << fits.bit_length() - 1)
 
 
 def _own(settings: Settings, cpus: int, workers: int, engine_threads: int, gpu: bool) -> tuple[int, str]:

@@ -64,4 +64,5 @@ def _runs(model: Classifier, default: bool) -> dict[str, Any]:
     engine = model.engine if model.state is State.LOADED else None
     return {"name": model.name, "version": model.version, "default": default, "state": model.state,
             "provider": engine.provider if engine else None,
-            "precision": engine.precision if engine else None, "reason": engine.reason if engine else "not loaded"}
+            "precision": engine.precision if engine else None, "reason": engine.reason if engine else "not loaded",
+            "batch_cap": model.batcher.cap if engine else None}

@@ -80,7 +80,7 @@ def test_all_cpus_give_the_same_answers(tiny_model):
     """While the other processes are idle a second session runs, with more threads; it is proven as the first is."""
     found = Engine(tiny_model, "cpu", Opening(threads=1, alone_threads=2))
     assert found.session._wide is found.session._narrow
-    found.widen()
+    found.widen(8)
     assert found.session._wide is not found.session._narrow
     assert np.abs(found.run(pixels(3), alone=True) - found.run(pixels(3))).max() <= examples.BATCH_TOLERANCE["fp32"]
 
@@ -93,7 +93,7 @@ def test_what_is_not_proven_on_all_cpus_is_not_used_there(tiny_model, monkeypatc
     wrong = Stub([np.full((1, len(tiny_model.labels)), 0.25, np.float32)])
     monkeypatch.setattr(found.session, "_open", lambda _: wrong)
     with pytest.raises(StartError, match="on cpu, on all CPUs; expected"):
-        found.widen()
+        found.widen(8)
     assert found.session._wide is found.session._narrow
     assert found.alone_s == quickest
 
@@ -101,7 +101,7 @@ def test_what_is_not_proven_on_all_cpus_is_not_used_there(tiny_model, monkeypatc
 def test_one_session_where_all_runs_have_the_same_threads(tiny_model):
     """A second one would be memory for nothing."""
     found = Engine(tiny_model, "cpu", Opening(threads=2, alone_threads=2))
-    found.widen()
+    found.widen(8)
     assert found.session._wide is found.session._narrow
 
 

@@ -253,7 +253,7 @@ def test_a_model_answers_before_it_has_its_session_on_all_processors(settings, f
     """A second session takes as long to make as the first; nobody waits for it, and an end does."""
     begun, go_on, done = threading.Event(), threading.Event(), []
 
-    def widen(self: Engine) -> None:
+    def widen(self: Engine, _: int) -> None:
         begun.set()
         assert go_on.wait(PATIENCE_S)
         done.append(self)

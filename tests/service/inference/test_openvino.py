@@ -106,7 +106,7 @@ def test_int8_that_was_never_compared_is_refused(plugin, tiny_model):
 def test_one_session_has_threads_for_every_cpu(plugin, tiny_model, threads, alone, expected):
     """It shares no weights with a second one."""
     engine = Engine(tiny_model, "openvino", Opening(threads=threads, alone_threads=alone))
-    engine.widen()
+    engine.widen(8)
     (options,) = plugin
     assert options.threads == 1
     assert options.told | {"INFERENCE_NUM_THREADS": expected, "NUM_STREAMS": "1", "ENABLE_CPU_PINNING": "NO"} == options.told

@@ -58,7 +58,7 @@ def test_a_user_without_a_home_keeps_nothing(monkeypatch):
 def test_the_answers_are_the_same(tiny_model, place):
     """From the file as from the model."""
     plain, mapped = Engine(tiny_model, "cpu"), Engine(tiny_model, "cpu", Opening(cache=place))
-    mapped.widen()
+    mapped.widen(8)
     assert str(place) in mapped.session.weights
     for alone in (False, True):
         assert np.abs(mapped.run(PICTURES, alone) - plain.run(PICTURES)).max() < 1e-6

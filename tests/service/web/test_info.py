@@ -24,7 +24,8 @@ def test_info_tells_what_really_runs(client: FlaskClient, settings: Settings, ca
     assert info["limits"]["max_body_bytes"] == settings.max_body_bytes
     assert info["plan"]["batch_cap"] == {"value": settings.batch_cap, "reason": "set by QUADRANT_BATCH_CAP"}
     assert info["models"] == [{"name": "quadrants", "version": "1", "default": True, "state": "loaded", "provider": "cpu",
-                               "precision": "fp32", "reason": catalog.find().engine.reason}]
+                               "precision": "fp32", "reason": catalog.find().engine.reason,
+                               "batch_cap": settings.batch_cap}]
 
 
 @pytest.mark.parametrize("series", ["quadrant_requests_total", "quadrant_batch_size_bucket", "quadrant_model_ready",
