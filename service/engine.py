@@ -124,7 +124,7 @@ class Engine:
 
         Args:
             golden: the model's own unless given.
-            company: pictures in a batch, such as the cap; never fewer than each example twice.
+            company: pictures in a batch, such as the cap; all examples twice unless given. Never fewer than two.
         Returns:
             The largest difference of a probability from the recorded one.
         Raises:
@@ -154,9 +154,11 @@ class Engine:
             raise StartError(
                 f"{self.model.path}: golden picture {row} gives {alone[row, column]:.6f} for class {column} on {where}; "
                 f"expected {expected[row, column]:.6f} within {allowed:.0e}")
-        order = [*range(len(pixels)), *reversed(range(len(pixels)))]  # twice, then again until the batch is full
-        order = [order[place % len(order)] for place in range(max(company, len(order)))]
-        apart = float(np.abs(self._run(pixels[order], run) - alone[order]).max())
+        order = [*range(len(pixels)), *reversed(range(len(pixels)))]  # twice, then again until the last batch is full
+        size = max(company or len(order), 2)
+        order = [order[place % len(order)] for place in range(-(-len(order) // size) * size)]
+        batches = [order[start:start + size] for start in range(0, len(order), size)]
+        apart = max(float(np.abs(self._run(pixels[batch], run) - alone[batch]).max()) for batch in batches)
         if not apart <= (allowed := BATCH_TOLERANCE[self.precision]):
             raise StartError(
                 f"{self.model.path}: a picture's probabilities differ by {apart:.1e} between alone and in a batch; "

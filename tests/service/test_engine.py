@@ -105,11 +105,14 @@ def test_one_session_where_all_runs_have_the_same_threads(tiny_model):
     assert found.session._wide is found.session._narrow
 
 
-def test_a_small_cap_is_proven_in_company_all_the_same(tiny_model):
-    """Fewer than each example twice would show less."""
-    found = Engine(tiny_model, "cpu")
-    assert found.prove(company=1) <= 1e-5
-    found.warm(1)
+@pytest.mark.parametrize(("company", "expected"), [(0, [8]), (1, [2, 2, 2, 2]), (3, [3, 3, 3]), (4, [4, 4]), (13, [13])])
+def test_no_proof_is_larger_than_the_batches_to_come(tiny_model, monkeypatch, company, expected):
+    """What a larger batch touches of the arena stays; each example is in company twice all the same."""
+    found, sizes = Engine(tiny_model, "cpu"), []
+    real = found.session.run
+    monkeypatch.setattr(found.session, "run", lambda batch, alone=False: sizes.append(len(batch)) or real(batch, alone))
+    assert found.prove(company=company) <= 1e-5
+    assert sizes == [1, 1, 1, 1, *expected]
 
 
 def test_unpacked_weights_are_shared_but_for_int8(tiny_model, tmp_path, monkeypatch):
