@@ -4,32 +4,37 @@
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS builder
-# cpu, or cuda for NVIDIA GPUs.
-ARG PROVIDER=cpu
-COPY requirements/service.txt requirements/service-cuda.txt /requirements/
+# auto: with OpenVINO's plugin on x86-64; cpu: without; cuda: for NVIDIA GPUs.
+ARG PROVIDER=auto
+COPY requirements/service.txt requirements/service-openvino.txt requirements/service-cuda.txt /requirements/
 # Both secrets are optional: for package indexes behind a certificate of their own.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
     set -eu; \
-    case "${PROVIDER}" in \
-        cpu) lock=service.txt ;; \
-        cuda) lock=service-cuda.txt ;; \
-        *) echo "PROVIDER is \"${PROVIDER}\"; expected cpu or cuda" >&2; exit 1 ;; \
+    case "${PROVIDER}-$(uname -m)" in \
+        auto-x86_64|openvino-*) lock=service-openvino.txt ;; \
+        auto-*|cpu-*) lock=service.txt ;; \
+        cuda-*) lock=service-cuda.txt ;; \
+        *) echo "PROVIDER is \"${PROVIDER}\"; expected auto, cpu, openvino or cuda" >&2; exit 1 ;; \
     esac; \
     python3 -m venv /opt/venv; \
     /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r "/requirements/${lock}"
 COPY service/native/ /native/
 RUN set -eu; apt-get update -q; apt-get install -qy --no-install-recommends gcc libc6-dev; rm -rf /var/lib/apt/lists/*; \
     /native/build
-# What is never used at run time: pip, the packages' own tests, ONNX Runtime's offline tools, Swagger UI's build for bundlers.
+# What is never used at run time: pip, the packages' own tests, ONNX Runtime's offline tools, Swagger UI's build for bundlers,
+# NumPy's compiler of Fortran, and OpenVINO's plugins for GPUs and NPUs (its library is there under three names, too).
 RUN set -eu; cd /opt/venv/lib/python3*/site-packages; \
     rm -rf pip pip-* setuptools setuptools-* pkg_resources _distutils_hack distutils-precedence.pth; \
-    rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools; \
+    rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools numpy/f2py; \
+    rm -f onnxruntime_ep_openvino/cache.json onnxruntime_ep_openvino/libopenvino_intel_[gn]pu_plugin.so \
+        onnxruntime_ep_openvino/libopenvino_auto*_plugin.so onnxruntime_ep_openvino/libopenvino_hetero_plugin.so \
+        onnxruntime_ep_openvino/libonnxruntime_providers_openvino_plugin.so.*; \
     find . -type d -name tests -prune -exec rm -rf {} +; \
     find flask_swagger_ui \( -name '*.map' -o -name 'swagger-ui-es-*' \) -delete
 
 FROM ${BASE_IMAGE}
-ARG PROVIDER=cpu
+ARG PROVIDER=auto
 COPY --from=builder /opt/venv /opt/venv
 COPY models/ /app/models/
 COPY service/ /app/service/

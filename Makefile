@@ -7,13 +7,16 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # One version for all: its CPU and CUDA builds differ, so it has no hash; a plain, unpinned `torch` may be any of them.
 TORCH := torch==2.13.0
+# OpenVINO's plugin (160 MB) is installed where it helps: on x86-64 Linux with AMX. OPENVINO=1 or OPENVINO=0 decides otherwise.
+OPENVINO ?= $(shell [ "$$(uname -sm)" = 'Linux x86_64' ] && grep -qs amx_int8 /proc/cpuinfo && echo 1 || echo 0)
+SERVICE := service$(if $(filter 1,$(OPENVINO)),-openvino)
 NATIVE := service/native/libnative.so
-LOCKS := service service-cuda export load development
+LOCKS := service service-openvino service-cuda export load development
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-run: $(BIN)/.service ## serve the models in models/ on port 8000 (QUADRANT_PORT), as quadrant.env says if it is there
+run: $(BIN)/.$(SERVICE) ## serve the models in models/ on port 8000 (QUADRANT_PORT), as quadrant.env says if it is there
 	@exec $(BIN)/python -m loadtest.envfile quadrant.env $(BIN)/python -m service serve
 
 test: env ## every test
@@ -66,7 +69,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 # What is installed is noted in a stamp, so that it is installed once; a newer lock file installs it again.
-$(BIN)/.service: requirements/service.txt | $(BIN)/python $(NATIVE)
+$(BIN)/.$(SERVICE): requirements/$(SERVICE).txt | $(BIN)/python $(NATIVE)
 	$(PIP) --require-hashes -r $<
 	@touch $@
 
@@ -74,11 +77,11 @@ $(BIN)/.service: requirements/service.txt | $(BIN)/python $(NATIVE)
 $(NATIVE): $(wildcard service/native/*.[ch]) service/native/build
 	@service/native/build
 
-$(BIN)/.load: requirements/load.txt $(BIN)/.service
+$(BIN)/.load: requirements/load.txt $(BIN)/.$(SERVICE)
 	$(PIP) --require-hashes -r $<
 	@touch $@
 
-$(BIN)/.export: requirements/export.txt $(BIN)/.service
+$(BIN)/.export: requirements/export.txt $(BIN)/.$(SERVICE)
 	$(PIP) --require-hashes -r $<
 	$(PIP) $(TORCH)
 	@touch $@
