@@ -1,0 +1,140 @@
+"""Servers started, watched and stopped, one at a time: the peers, each in its own environment, and this service."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from loadtest import serving
+from loadtest.compare import environments
+from loadtest.compare.asking import Asker
+from loadtest.compare.environments import Unavailable
+from loadtest.compare.peers import Peer, Protocol
+from loadtest.memory import family
+
+ROOT = Path(__file__).parents[2]
+START_S, STOP_S = 90.0, 20.0
+PORTS = ("COMPARE_PORT", "COMPARE_GRPC_PORT", "COMPARE_METRICS_PORT")
+
+
+class Running(NamedTuple):
+    """A server that has answered once; `start_s` are the seconds until then."""
+
+    url: str
+    pid: int
+    start_s: float
+    asker: Asker
+
+
+@contextmanager
+def quadrant(models: Path, name: str, image: bytes) -> Iterator[Running]:
+    """This service, as `make run` starts it.
+
+    Raises:
+        Unavailable: it doesn't start or doesn't answer.
+    """
+    try:
+        with serving.service(models, name) as service:
+            asker, ready = Asker(service.url, Protocol()), time.monotonic()
+            if not asker.wait(image, lambda: service.process.poll() is None, START_S):
+                raise Unavailable(f"no answer: {asker.ask(image).text[:200]}")
+            yield Running(service.url, service.process.pid, service.ready_s + time.monotonic() - ready, asker)
+    except click.ClickException as error:
+        raise Unavailable(environments.last_line(error.message)) from error
+
+
+@contextmanager
+def peer(who: Peer, place: Path, model: Path, image: bytes, log: Path) -> Iterator[Running]:
+    """A peer, from its start until the end of the block.
+
+    Args:
+        place: its environment.
+        model: the ONNX file.
+        image: that it has to classify to count as started.
+        log: file for all that it writes.
+    Raises:
+        Unavailable: it ends or gives no good answer within 90 s.
+    """
+    ports = free_ports(len(PORTS))
+    home = place / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    filled = {"port": str(ports[0]), "home": str(home.resolve())}
+    variables = {name: value.format(**filled) for name, value in who.variables.items()}
+    variables |= dict(zip(PORTS, map(str, ports), strict=True)) | {"COMPARE_MODEL": str(model.resolve()), "PYTHONUNBUFFERED": "1"}
+    if who.shared_python:
+        variables["LD_LIBRARY_PATH"] = str(environments.shared_library().parent)
+    command = [str(place.resolve() / "bin" / who.command[0]), *(word.format(**filled) for word in who.command[1:])]
+    with process(command, variables, log) as started:
+        start, asker = time.monotonic(), Asker(f"http://127.0.0.1:{ports[0]}", who.protocol)
+        if not asker.wait(image, lambda: started.poll() is None, START_S):
+            ended = f"it ended with {started.returncode}" if started.poll() is not None else f"no answer within {START_S:g} s"
+            raise Unavailable(f"{ended}: {environments.last_line(log.read_text(errors='replace'))}")
+        yield Running(f"http://127.0.0.1:{ports[0]}", started.pid, time.monotonic() - start, asker)
+
+
+@contextmanager
+def process(command: Sequence[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a group of its own; in the end nothing is left of it and of all that it started.
+
+    Raises:
+        Unavailable: it can't be started.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("QUADRANT_", "PYTHON", "VIRTUAL_ENV"))}
+    try:
+        with log.open("wb") as stream:
+            started = subprocess.Popen(command, cwd=ROOT, env=inherited | variables, stdin=subprocess.DEVNULL, stdout=stream,
+                                       stderr=subprocess.STDOUT, start_new_session=True)
+    except OSError as error:
+        raise Unavailable(f"not started: {error}") from error
+    try:
+        yield started
+    finally:
+        _stop(started)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _stop(started: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the first process, SIGKILL to what is still there after a while, groups of its children's own included."""
+    seen: list[int] = []
+    with suppress(OSError):
+        seen = family(started.pid)
+    began = {pid: since for pid in seen if (since := _began(pid))}
+    if started.poll() is None:
+        started.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        started.wait(STOP_S)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(started.pid, signal.SIGKILL)
+    for pid, since in began.items():
+        if _began(pid) == since:  # still the same process
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    started.wait()
+
+
+def _began(pid: int) -> str:
+    """When a process began, in ticks; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
