@@ -101,6 +101,8 @@ def words(text: str) -> str:
         found: Any = json.loads(text)
     except ValueError:
         found = None
+    if isinstance(found, list) and found:
+        found = found[0]
     if isinstance(found, dict):
         text = next((value for key in TELLING if isinstance(value := found.get(key), str)), text)
     return " ".join(text.split())[:300]

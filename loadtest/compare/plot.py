@@ -32,11 +32,10 @@ def draw(found: dict[str, Any], file: Path) -> None:
         _lines(above, each["servers"], counts, "images_per_s", colours)
         top = each["ceiling"]["images_per_s"]["median"]
         above.axhline(top, color=CEILING, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
-        above.annotate("ceiling: the same work without HTTP", (0, top), xytext=(0, 4), textcoords="offset points",
-                       color=CEILING, fontsize=8)
-        above.set_ylim(bottom=0, top=1.12 * max([top, *_values(each["servers"], "images_per_s")]))
+        above.set_ylim(bottom=0, top=1.08 * max([top, *_values(each["servers"], "images_per_s")]))
         above.set_title(model, loc="left", fontweight="bold", color=INK)
         below.set_yscale("log")
+        below.yaxis.set_major_formatter("{x:,g}")
         _lines(below, each["servers"], counts, "p99_ms", colours)
         below.set_xticks(range(len(counts)), counts)
         below.set_xlabel("connections")
@@ -44,12 +43,13 @@ def draw(found: dict[str, Any], file: Path) -> None:
             above.set_ylabel("images/s")
             below.set_ylabel("p99, ms")
         for axis in (above, below):
-            axis.set_xlim(-0.15, len(counts) - 0.35)
+            axis.set_xlim(-0.15, len(counts) - 0.85)
             axis.grid(axis="x", visible=False)
-    figure.draw_without_rendering()  # settles the axes, so that names can be kept apart in points
-    for row, measure in enumerate(("images_per_s", "p99_ms")):
-        for column, each in enumerate(found.values()):
-            _names(grid[row][column], each["servers"], measure, colours)
+            axis.tick_params(length=0, which="both", colors=INK)
+            axis.spines["left"].set_visible(False)
+    figure.draw_without_rendering()  # settles the axes, so that names can be kept apart
+    for axis, each in zip(grid[0], found.values(), strict=True):
+        _names(axis, each["servers"], each["ceiling"]["images_per_s"]["median"], colours)
     figure.savefig(file, dpi=140)
     plt.close(figure)
 
@@ -89,19 +89,19 @@ def _lines(axis: Any, servers: Sequence[dict[str, Any]], counts: Sequence[str], 
                       linewidth=2.6 if place == 0 else 1.5, capsize=2, elinewidth=1, zorder=4 if place == 0 else 3)
 
 
-def _names(axis: Any, servers: Sequence[dict[str, Any]], measure: str, colours: dict[str, str]) -> None:
-    """Each server's name behind the end of its line, none over another."""
-    ends = []
+def _names(axis: Any, servers: Sequence[dict[str, Any]], ceiling: float, colours: dict[str, str]) -> None:
+    """Each server's name behind the end of its line, none over another; the same colours hold below."""
+    ends = [("without HTTP", CEILING, "normal", ceiling)]
     for place, server in enumerate(servers):
-        drawn = [(int(count), load[measure]["median"]) for count, load in server["loads"].items()
-                 if load[measure]["median"] is not None]
+        drawn = [(int(count), load["images_per_s"]["median"]) for count, load in server["loads"].items()
+                 if load["images_per_s"]["median"] is not None]
         if drawn:
-            ends.append((place, server["name"], max(drawn)[1]))
-    right = axis.get_xlim()[1]
-    shares = [axis.transAxes.inverted().transform(axis.transData.transform((right, value)))[1] for _, _, value in ends]
-    for (place, name, _), share in zip(ends, apart(shares, GAP), strict=True):
-        axis.annotate(name, (1.0, share), xycoords="axes fraction", color=colours[name], va="center", fontsize=9,
-                      fontweight="bold" if place == 0 else "normal", annotation_clip=False)
+            ends.append((server["name"], colours[server["name"]], "normal" if place else "bold", max(drawn)[1]))
+    top = axis.get_ylim()[1]
+    places = apart([value / top for *_, value in ends], GAP)
+    for (name, colour, weight, _), share in zip(ends, places, strict=True):
+        axis.annotate(name, (1.02, share), xycoords="axes fraction", color=colour, va="center", fontsize=9, fontweight=weight,
+                      annotation_clip=False)
 
 
 def _values(servers: Sequence[dict[str, Any]], measure: str) -> list[float]:

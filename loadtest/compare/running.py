@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from loadtest.compare.peers import Peer, Protocol
 from loadtest.memory import family
 
 ROOT = Path(__file__).parents[2]
-START_S, STOP_S = 90.0, 20.0
+START_S, STOP_S = 90.0, 5.0
 PORTS = ("COMPARE_PORT", "COMPARE_GRPC_PORT", "COMPARE_METRICS_PORT")
 
 
@@ -83,22 +84,24 @@ def peer(who: Peer, place: Path, model: Path, image: bytes, log: Path) -> Iterat
 
 @contextmanager
 def process(command: Sequence[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own; in the end nothing is left of it and of all that it started.
+    """A process in a group of its own, with a temporary folder; in the end nothing is left of it and of all that it started.
 
     Raises:
         Unavailable: it can't be started.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("QUADRANT_", "PYTHON", "VIRTUAL_ENV"))}
-    try:
-        with log.open("wb") as stream:
-            started = subprocess.Popen(command, cwd=ROOT, env=inherited | variables, stdin=subprocess.DEVNULL, stdout=stream,
-                                       stderr=subprocess.STDOUT, start_new_session=True)
-    except OSError as error:
-        raise Unavailable(f"not started: {error}") from error
-    try:
-        yield started
-    finally:
-        _stop(started)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        try:
+            with log.open("wb") as stream:
+                started = subprocess.Popen(
+                    command, cwd=ROOT, env=inherited | variables | {"TMPDIR": place}, stdin=subprocess.DEVNULL, stdout=stream,
+                    stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_interruptible)
+        except OSError as error:
+            raise Unavailable(f"not started: {error}") from error
+        try:
+            yield started
+        finally:
+            _stop(started)
 
 
 def free_ports(count: int) -> list[int]:
@@ -114,13 +117,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def _stop(started: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the first process, SIGKILL to what is still there after a while, groups of its children's own included."""
+    """SIGINT to the first process, SIGKILL to what is still there after a while, children in groups of their own included.
+
+    SIGINT is what each of them documents; after SIGTERM, Triton's server leaves its shared memory behind.
+    """
     seen: list[int] = []
     with suppress(OSError):
         seen = family(started.pid)
     began = {pid: since for pid in seen if (since := _began(pid))}
     if started.poll() is None:
-        started.terminate()
+        started.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         started.wait(STOP_S)
     with suppress(ProcessLookupError, PermissionError):
@@ -130,6 +136,11 @@ def _stop(started: subprocess.Popen[bytes]) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     started.wait()
+
+
+def _interruptible() -> None:
+    """In the child: shells let their background jobs ignore SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _began(pid: int) -> str:

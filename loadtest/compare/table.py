@@ -57,7 +57,7 @@ def notes(found: dict[str, Any]) -> list[str]:
                              f"{each['photos']} photos only.")
             lines += [f"{server['name']} with `{model}`, {count} connections: {load['problem']}"
                       for count, load in server["loads"].items() if load["errors"]]
-    return [line for each in lines for line in (f"- {each}",)]
+    return [f"- {line}" for line in lines]
 
 
 def place(page: Path, text: str) -> None:

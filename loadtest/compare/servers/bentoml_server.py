@@ -1,6 +1,7 @@
 """BentoML: one worker with two threads, adaptive batches of up to 32 (`batchable`); multipart.
 
-After BentoML's documentation: a batchable method takes a list and returns one, and files arrive as paths in a form.
+After BentoML's documentation: a batchable method takes a list and returns one, and files arrive as paths in a form. What it
+raises is the answer to the whole batch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bentoml.exceptions import BadInput
 from loadtest.compare.servers.classifier import Classifier
 
 
-@bentoml.service(workers=1, threads=2, traffic={"timeout": 60})
+@bentoml.service(workers=1, threads=2, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
 class Images:
     """The service."""
 

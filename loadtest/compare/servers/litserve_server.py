@@ -1,6 +1,7 @@
 """LitServe: two worker processes with one engine thread each; batches of up to 16, waiting 5 ms for more; multipart.
 
 After LitServe's documentation: an uploaded file is in `request["content"]`, and an `HTTPException` is the answer to a bad one.
+LitServe gives it to the whole batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """mosec: two worker processes with one engine thread each; batches of up to 16, waiting 5 ms for more; raw bodies.
 
-After mosec's documentation: `deserialize` turns a body into data, `forward` gets the batch. A `DecodingError` fails its own
-request alone.
+After mosec's documentation: `deserialize` turns a body into data, `forward` gets the batch, and a `DecodingError` is the answer
+to a bad one. mosec gives it to the whole batch.
 """
 
 from __future__ import annotations
