@@ -20,7 +20,6 @@ from loadtest.compare import environments
 from loadtest.compare.asking import Asker
 from loadtest.compare.environments import Unavailable
 from loadtest.compare.peers import Peer, Protocol
-from loadtest.memory import family
 
 ROOT = Path(__file__).parents[2]
 START_S, STOP_S = 90.0, 5.0
@@ -101,7 +100,7 @@ def process(command: Sequence[str], variables: dict[str, str], log: Path) -> Ite
         try:
             yield started
         finally:
-            _stop(started)
+            _stop(started, place)
 
 
 def free_ports(count: int) -> list[int]:
@@ -116,25 +115,18 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _stop(started: subprocess.Popen[bytes]) -> None:
-    """SIGINT to the first process, SIGKILL to what is still there after a while, children in groups of their own included.
+def _stop(started: subprocess.Popen[bytes], place: str) -> None:
+    """SIGINT to the first process, SIGKILL to whatever of its family is still there after a while.
 
     SIGINT is what each of them documents; after SIGTERM, Triton's server leaves its shared memory behind.
     """
-    seen: list[int] = []
-    with suppress(OSError):
-        seen = family(started.pid)
-    began = {pid: since for pid in seen if (since := _began(pid))}
     if started.poll() is None:
         started.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         started.wait(STOP_S)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(started.pid, signal.SIGKILL)
-    for pid, since in began.items():
-        if _began(pid) == since:  # still the same process
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    for pid in _marked(place):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     started.wait()
 
 
@@ -143,9 +135,11 @@ def _interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _began(pid: int) -> str:
-    """When a process began, in ticks; empty if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+def _marked(place: str) -> list[int]:
+    """Processes whose environment names this temporary folder: all that inherited it, in whatever group, orphans included."""
+    found, mark = [], f"TMPDIR={place}".encode()
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in file.read_bytes().split(b"\0"):
+                found.append(int(file.parent.name))
+    return found
