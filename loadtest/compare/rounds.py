@@ -17,6 +17,7 @@ from loadtest.compare.peers import Protocol
 from loadtest.compare.running import Running
 
 WARM_CONNECTIONS = 32
+SETTLE_S = 60.0
 MEMORY_EVERY_S = 1.0  # reading page tables stops a process for a moment
 
 
@@ -142,8 +143,9 @@ def _visit(each: Contestant, running: Running, images: Images, files: Sequence[P
 
 def _settled(running: Running, image: bytes) -> None:
     """Wait until an image gets its turn behind all that a load has left."""
-    if not running.asker.wait(image, lambda: True, 60.0):
-        raise Unavailable(f"it no longer answers: {running.asker.ask(image).text[:200]}")
+    if not running.asker.wait(image, running.alive, SETTLE_S):
+        raise Unavailable("it has ended" if not running.alive() else
+                          f"it no longer answers: {running.asker.ask(image).text[:200]}")
 
 
 def _bodies(each: Contestant, images: Images, folder: Path) -> list[Path]:

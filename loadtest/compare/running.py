@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +27,13 @@ PORTS = ("COMPARE_PORT", "COMPARE_GRPC_PORT", "COMPARE_METRICS_PORT")
 
 
 class Running(NamedTuple):
-    """A server that has answered once; `start_s` are the seconds until then."""
+    """A server that has answered once; `start_s` are the seconds until then, `alive` says whether it still runs."""
 
     url: str
     pid: int
     start_s: float
     asker: Asker
+    alive: Callable[[], bool]
 
 
 @contextmanager
@@ -45,9 +46,13 @@ def quadrant(models: Path, name: str, image: bytes) -> Iterator[Running]:
     try:
         with serving.service(models, name) as service:
             asker, ready = Asker(service.url, Protocol()), time.monotonic()
-            if not asker.wait(image, lambda: service.process.poll() is None, START_S):
+
+            def alive() -> bool:
+                return service.process.poll() is None
+
+            if not asker.wait(image, alive, START_S):
                 raise Unavailable(f"no answer: {asker.ask(image).text[:200]}")
-            yield Running(service.url, service.process.pid, service.ready_s + time.monotonic() - ready, asker)
+            yield Running(service.url, service.process.pid, service.ready_s + time.monotonic() - ready, asker, alive)
     except click.ClickException as error:
         raise Unavailable(environments.last_line(error.message)) from error
 
@@ -74,11 +79,16 @@ def peer(who: Peer, place: Path, model: Path, image: bytes, log: Path) -> Iterat
         variables["LD_LIBRARY_PATH"] = str(environments.shared_library().parent)
     command = [str(place.resolve() / "bin" / who.command[0]), *(word.format(**filled) for word in who.command[1:])]
     with process(command, variables, log) as started:
-        start, asker = time.monotonic(), Asker(f"http://127.0.0.1:{ports[0]}", who.protocol)
-        if not asker.wait(image, lambda: started.poll() is None, START_S):
-            ended = f"it ended with {started.returncode}" if started.poll() is not None else f"no answer within {START_S:g} s"
+        url, start = f"http://127.0.0.1:{ports[0]}", time.monotonic()
+        asker = Asker(url, who.protocol)
+
+        def alive() -> bool:
+            return started.poll() is None
+
+        if not asker.wait(image, alive, START_S):
+            ended = f"no answer within {START_S:g} s" if alive() else f"it ended with {started.returncode}"
             raise Unavailable(f"{ended}: {environments.last_line(log.read_text(errors='replace'))}")
-        yield Running(f"http://127.0.0.1:{ports[0]}", started.pid, time.monotonic() - start, asker)
+        yield Running(url, started.pid, time.monotonic() - start, asker, alive)
 
 
 @contextmanager
