@@ -63,9 +63,13 @@ def contestants(peers: Sequence[Peer], models: Path, file: Path, image: bytes) -
     return found
 
 
-def compare(file: Path, models: Path, peers: Sequence[Peer], photos: Sequence[Path], plan: Plan) -> dict[str, Any]:
+def compare(
+    file: Path, models: Path, peers: Sequence[Peer], photos: Sequence[Path], plan: Plan, busy: float,
+) -> dict[str, Any]:
     """All figures of one model.
 
+    Args:
+        busy: the load average before all measuring.
     Raises:
         ClickException: there are no figures for the ceiling.
     """
@@ -81,7 +85,7 @@ def compare(file: Path, models: Path, peers: Sequence[Peer], photos: Sequence[Pa
     with tempfile.TemporaryDirectory() as place:
         ceilings = measure(everyone, images, plan, ceiling, Path(place), say)
     return {
-        "machine": host.facts(), "commit": host.commit(), "photos": len(photos), "plan": plan._asdict(),
+        "machine": host.facts(), "load_before": busy, "commit": host.commit(), "photos": len(photos), "plan": plan._asdict(),
         "ceiling": {"images_per_s": report.spread(ceilings), "layout": best.layout, "batch": best.batch, "fault": best.fault},
         "servers": [each.found() for each in everyone],
     }
@@ -153,13 +157,13 @@ def main(
         return
     if not only_report:
         wrk.find()
-        if (busy := os.getloadavg()[0]) > 0.5:
+        if (busy := os.getloadavg()[0]) > table.BUSY:
             say(f"this machine is busy (load {busy:.1f}): its figures say little")
         files = {name.strip(): highest(folder, name.strip()) for name in names.split(",") if name.strip()}
         with tempfile.TemporaryDirectory() as place:
             sent = photo_files(photos, Path(place))
             for name, model in files.items():
-                found[name] = compare(model, folder, chosen, sent, plan)
+                found[name] = compare(model, folder, chosen, sent, plan, busy)
                 file.write_text(json.dumps(found, indent=1) + "\n")
     if not found:
         raise click.ClickException(f"{file} holds no figures")

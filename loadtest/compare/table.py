@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 BEGIN, END = "<!-- compare: make compare -->", "<!-- /compare -->"
+BUSY = 0.5  # load average from which on figures say little
 WORDS = 40  # characters of an answer to a broken image
 
 
@@ -44,6 +45,10 @@ def notes(found: dict[str, Any]) -> list[str]:
             f"`{model}`: {machine['cpus']} cores, {machine['processor']} ({', '.join(machine['features']) or 'no AVX2'}), commit "
             f"{each['commit']}; medians of {plan['rounds']} interleaved rounds ({seconds}), {each['photos']} photos; rates of "
             f"one server differed by up to {_widest(each['servers']):.0%} between rounds.")
+        if each["load_before"] > BUSY:
+            lines.append(f"**`{model}`: the machine was busy (load {each['load_before']:.1f}); these figures say little.**")
+        if each["ceiling"]["fault"]:
+            lines.append(f"The ceiling of `{model}` doesn't trust itself: {each['ceiling']['fault']}")
     servers = {server["name"]: server for each in found.values() for server in each["servers"]}
     told = [f"{server['name']} {server['version']}: {server['settings']}; {server['protocol']}"
             for server in servers.values()]

@@ -38,7 +38,7 @@ def server(name: str, rate: float, **changes: Any) -> dict[str, Any]:
 def found() -> dict[str, Any]:
     """Figures of one model and two servers."""
     return {MODEL: {
-        "machine": {"cpus": 2, "processor": "Abacus", "features": ["avx2"]}, "commit": "abc123", "photos": 48,
+        "machine": {"cpus": 2, "processor": "Abacus", "features": ["avx2"]}, "load_before": 0.1, "commit": "abc123", "photos": 48,
         "plan": {"rounds": 3, "loads": {"1": 2, "32": 3}},
         "ceiling": {"images_per_s": spread(90.0), "layout": "threads", "batch": 16, "fault": None},
         "servers": [server("Quadrant", 120.0), server("mosec", 80.0)]}}
@@ -91,6 +91,13 @@ def test_what_went_wrong_is_in_the_words(found):
     assert "500 “&lt;b>a \\| b&lt;/b>”; 3 of 60 good ones fail with it" in text
     assert f"mosec with `{MODEL}`, 32 connections: 7 refused: 503 later" in text
     assert f"mosec with `{MODEL}`: the best class is the expected one on 40 of 48 photos only." in text
+
+
+def test_figures_of_a_busy_machine_say_so(found):
+    """They look like any other figures."""
+    assert "busy" not in table.markdown(found, "compare.png")
+    found[MODEL]["load_before"] = 2.5
+    assert "the machine was busy (load 2.5)" in table.markdown(found, "compare.png")
 
 
 def test_a_server_that_never_started_has_its_reason_instead_of_figures(found):
