@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 OPENVINO ?= $(shell [ "$$(uname -sm)" = 'Linux x86_64' ] && grep -qs amx_int8 /proc/cpuinfo && echo 1 || echo 0)
 SERVICE := service$(if $(filter 1,$(OPENVINO)),-openvino)
 NATIVE := service/native/libnative.so
-LOCKS := service service-openvino service-cuda export load development
+LOCKS := service service-openvino service-cuda export load development $(patsubst requirements/%.in,%,$(filter-out %/common.in,$(wildcard requirements/compare/*.in)))
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,9 @@ load: $(BIN)/.load ## Locust against the service for 20 s; starts one if none an
 
 bench: $(BIN)/.export wrk ## speed over HTTP next to the machine's own limit, 20 min (CHECK=1: exit 1 if too slow; BENCH="--quick")
 	$(BIN)/python -m loadtest.bench $(if $(CHECK),--check) $(BENCH)
+
+compare: $(BIN)/.export wrk ## this service next to five others, 15 min and 1.5 GB in runs/compare (COMPARE="--quick")
+	$(BIN)/python -m loadtest.compare $(COMPARE)
 
 curve: $(BIN)/.load $(BIN)/.export ## latency against the rate of Poisson arrivals, up to the knee (CURVE="--seconds 30")
 	$(BIN)/python -m loadtest.curve $(CURVE)
@@ -90,4 +93,4 @@ $(BIN)/.development: requirements/development.txt $(BIN)/.export $(BIN)/.load
 	$(PIP) --require-hashes -r $<
 	@touch $@
 
-.PHONY: help run test check env export load bench curve tune profile wrk container-check lock clean
+.PHONY: help run test check env export load bench compare curve tune profile wrk container-check lock clean

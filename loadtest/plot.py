@@ -21,7 +21,7 @@ def bench(found: dict[str, Any], file: Path) -> None:
     Raises:
         ClickException: matplotlib isn't installed.
     """
-    plt = _pyplot()
+    plt = pyplot()
     rows = [row for row in found["rows"] if row["load"].isdigit() and row["p99_ms"]["median"] is not None]
     figure, (speed, batches) = plt.subplots(1, 2, figsize=(12, 4.8), width_ratios=(1, 1.1), layout="constrained")
     for model in dict.fromkeys(row["model"] for row in rows):
@@ -49,7 +49,7 @@ def curve(points: Sequence[dict[str, Any]], knee: float | None, file: Path) -> N
     Raises:
         ClickException: matplotlib isn't installed.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name in ("p50", "p95", "p99"):
         drawn = [point for point in points if point[f"{name}_ms"] is not None]
@@ -97,14 +97,19 @@ def _range(number: int) -> str:
     return STEPS[number] if int(STEPS[number]) == below + 1 else f"{below + 1}–{STEPS[number]}"
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot in the look of all plots, drawing into files.
+
+    Raises:
+        ClickException: matplotlib isn't installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
         raise click.ClickException(
             "matplotlib is not installed, so there is no plot; expected the export environment (make export)") from error
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    pyplot.rcParams.update(LOOK)
-    return pyplot
+    plt.rcParams.update(LOOK)
+    return plt

@@ -112,8 +112,8 @@ class Watch:
 
     peak_mb = 0.0
 
-    def __init__(self, pid: int) -> None:
-        self._pid, self._end = pid, threading.Event()
+    def __init__(self, pid: int, every_s: float = SAMPLE_S) -> None:
+        self._pid, self._every_s, self._end = pid, every_s, threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Watch:
@@ -128,7 +128,7 @@ class Watch:
         while True:
             with suppress(OSError):  # a process ended between two looks
                 self.peak_mb = max(self.peak_mb, memory_mib(self._pid) * MB)
-            if self._end.wait(SAMPLE_S):
+            if self._end.wait(self._every_s):
                 return
 
 

@@ -20,7 +20,8 @@ function init(files)
    local seconds = (files[1] or ""):match("^skip=(%d+)$")
    if seconds then skipped = table.remove(files, 1) and tonumber(seconds) * 1e6 end
    requests = {}
-   wrk.method, wrk.headers["Content-Type"] = "POST", "application/octet-stream"
+   wrk.method = "POST"
+   wrk.headers["Content-Type"] = wrk.headers["Content-Type"] or "application/octet-stream"
    for _, name in ipairs(files) do
       local file = assert(io.open(name, "rb"))
       table.insert(requests, wrk.format(nil, nil, nil, file:read("*all")))  -- once: later a request is one look-up

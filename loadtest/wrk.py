@@ -11,7 +11,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,31 +59,43 @@ def find() -> str:
     return found
 
 
-def drive(url: str, photos: Sequence[Path], connections: int, seconds: int) -> Load:
+def drive(
+    url: str, photos: Sequence[Path], connections: int, seconds: int, path: str = "/classify",
+    headers: Mapping[str, str] | None = None,
+) -> Load:
     """Ask `url`/classify from this many connections, each again as soon as it has its answer.
 
     Args:
         url: http://HOST:PORT
         photos: files of bodies, taken in turn; read once.
         seconds: whole ones, after a first one that doesn't count in the rate; what is still out at their end isn't counted.
+        path: to ask instead of /classify.
+        headers: of every request; without a Content-Type among them it is application/octet-stream.
     Raises:
         ClickException: wrk is missing, fails or doesn't end.
     """
     words = [f"skip={LEFT_OUT_S}", *map(str, photos)]
-    return run(SCRIPT, words, url, connections, seconds + LEFT_OUT_S)
+    return run(SCRIPT, words, url, connections, seconds + LEFT_OUT_S, path, headers)
 
 
-def run(script: Path, words: Sequence[str], url: str, connections: int, seconds: int) -> Load:
+def run(
+    script: Path, words: Sequence[str], url: str, connections: int, seconds: int, path: str = "/classify",
+    headers: Mapping[str, str] | None = None,
+) -> Load:
     """Let wrk ask `url`/classify as a script says that ends with its figures on one line, as wrk.lua does.
 
     Args:
         words: the script's own arguments.
         seconds: whole ones, of all of it.
+        path, headers: as in `drive`.
     Raises:
         ClickException: wrk is missing, fails or doesn't end.
     """
     command = [find(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s",
-               "--timeout", f"{ANSWER_S}s", "--script", str(script), f"{url}/classify", "--", *words]
+               "--timeout", f"{ANSWER_S}s", "--script", str(script)]
+    for name, value in (headers or {}).items():
+        command += ["--header", f"{name}: {value}"]
+    command += [f"{url}{path}", "--", *words]
     before, start = _cpu_s(), time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, timeout=seconds + GRACE_S, check=False)

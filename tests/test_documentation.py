@@ -14,6 +14,7 @@ import click
 import pytest
 
 import export.__main__
+import loadtest.compare.__main__
 import service.__main__
 from loadtest import accuracy, bench, curve, limit, models_cost, profile, run, start, tune
 from service import settings
@@ -30,7 +31,7 @@ COMMANDS = {
     "-m loadtest.run": run.main, "-m loadtest.accuracy": accuracy.main,
     "-m loadtest.models_cost": models_cost.main, "-m loadtest.limit": limit.main, "-m loadtest.bench": bench.main,
     "-m loadtest.curve": curve.main, "-m loadtest.tune": tune.main, "-m loadtest.profile": profile.main,
-    "-m loadtest.start": start.main,
+    "-m loadtest.start": start.main, "-m loadtest.compare": loadtest.compare.__main__.main,
 }
 CALIBRATED = "alexnet64-tiny-imagenet"
 # A line, and its continuation inside a list.

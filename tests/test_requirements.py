@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+PEERS = sorted((ROOT / "requirements" / "compare").glob("*.txt"))  # each in an environment of its own
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+) \\$", re.MULTILINE)
 
 
@@ -16,7 +17,7 @@ def pins(lock: Path) -> dict[str, str]:
     return dict(PIN.findall(lock.read_text()))
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+@pytest.mark.parametrize("lock", [*LOCKS, *PEERS], ids=lambda lock: lock.stem)
 def test_every_package_is_pinned_by_hash_and_by_no_address(lock):
     """What was tested is what is installed, from whatever index the reader has."""
     text = lock.read_text()
@@ -37,10 +38,18 @@ def test_no_two_locks_disagree():
 
 def test_what_is_asked_for_is_what_is_locked():
     """A version changed in an .in file alone changes nothing."""
-    for source in sorted((ROOT / "requirements").glob("*.in")):
-        lock = source.with_suffix(".txt") if source.stem != "common" else source.with_name("service.txt")
+    for source in sorted((ROOT / "requirements").rglob("*.in")):
+        lock = source.with_suffix(".txt") if source.stem != "common" else ROOT / "requirements" / "service.txt"
         for name, version in re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==(\S+)", source.read_text(), re.MULTILINE):
             assert pins(lock).get(name) == version, f"{source.name}: {name}"
+
+
+@pytest.mark.parametrize("lock", PEERS, ids=lambda lock: lock.stem)
+def test_peers_have_the_services_own_engine_and_decoder(lock):
+    """A comparison of servers, not of versions of ONNX Runtime."""
+    ours = pins(ROOT / "requirements" / "service.txt")
+    assert len(PEERS) == 5
+    assert all(pins(lock)[name] == ours[name] for name in ("onnxruntime", "pillow"))
 
 
 @pytest.mark.parametrize("lock", ["service.txt", "service-cuda.txt", "load.txt"])

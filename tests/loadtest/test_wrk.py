@@ -78,16 +78,18 @@ def test_without_wrk_the_package_is_named(monkeypatch):
 
 
 @contextmanager
-def server(answer: Callable[[bytes], tuple[int, bytes]]) -> Iterator[str]:
-    """Answers each body over connections that are kept alive."""
+def server(
+    answer: Callable[[bytes], tuple[int, bytes]], path: str = "/classify", kind: str = "application/octet-stream",
+) -> Iterator[str]:
+    """Answers each body of this kind over connections that are kept alive; hangs up on all else."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1  # head and body in one packet
 
         def do_POST(self) -> None:
-            assert self.path == "/classify"
-            assert self.headers["Content-Type"] == "application/octet-stream"
+            assert self.path == path
+            assert self.headers["Content-Type"] == kind
             status, body = answer(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -133,6 +135,17 @@ def test_all_photos_take_their_turn(bodies):
     assert load.images_per_s < load.requests  # those of the first of two seconds are not in it
     assert {*seen} == {file.read_bytes() for file in bodies}
     assert max(seen.values()) - min(seen.values()) <= 4  # in turn, but for those that were out at the end
+
+
+@installed
+def test_other_servers_are_asked_at_their_own_address_in_their_own_form(bodies):
+    """A comparison sends forms, and Triton's protocol."""
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    with server(lambda _: (200, GOOD), "/v2/infer", headers["Content-Type"]) as url:
+        load = wrk.drive(url, bodies, 2, 1, "/v2/infer", headers)
+        assert load.errors == 0
+        assert load.requests > 0
+        assert wrk.drive(url, bodies, 2, 1).images_per_s == 0
 
 
 @installed
