@@ -109,8 +109,8 @@ class Settings:
     cache_bytes: int = setting(
         0, "memory for answers to pictures that come again, a process; 0: every picture is classified", minimum=0, in_bytes=True)
     packed_weights: str = setting(
-        "auto", "folder for what execution providers make of a model's weights on this processor, for all processes to map; `auto`: "
-        "`quadrant/packed` in the user's cache folder; `off`: each process makes its own")
+        "auto", "folder for what execution providers make of a model's weights on this processor, for all processes to map; "
+        "`auto`: `quadrant/packed` in the user's cache folder; `off`: each process makes its own")
     body_timeout_s: float = setting(30.0, "longest time for a body to arrive", minimum=0.1)
     drain_delay_s: float = setting(0.0, "time to serve on, unready, after SIGTERM, while balancers look away", minimum=0)
     drain_timeout_s: float = setting(30.0, "longest wait for requests in flight when stopping", minimum=0)
