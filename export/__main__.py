@@ -153,6 +153,8 @@ def calibrate(model: Path, source: Path, output: Path, precision: float) -> None
               help="How ranges are chosen.  [default: all are tried, the nearest to fp32 is kept]")  # fmt: skip
 @click.option("--bits", type=click.Choice([7, 8]), default=7, show_default=True,
               help="Of the weights; with 8, sums can overflow on processors without VNNI.")  # fmt: skip
+@click.option("--float-first", default=0, show_default=True, type=click.IntRange(0),
+              help="So many layers stay in float, from the first on: the early ones are the most sensitive.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Publish even what loses too much or isn't faster, and record that.")
 def quantize(model: Path, output: Path, **asked: Any) -> None:
     """Turn a model into int8: measured against fp32, and published only if it is worth it."""

@@ -65,14 +65,20 @@ def sample(source: Path, recipe: Recipe, most: int = PICTURES) -> verify.Pixels:
     return published.decode(listed, entries[:most], recipe)
 
 
-def quantize(model: ModelProto, pixels: verify.Pixels, method: Method = "percentile", bits: int = 7) -> ModelProto:
-    """The same graph in int8, but for its front, its last layer's output and what follows.
+def quantize(
+    model: ModelProto, pixels: verify.Pixels, method: Method = "percentile", bits: int = 7, float_first: int = 0,
+) -> ModelProto:
+    """The same graph in int8, but for its front, its first layers, its last layer's output and what follows.
 
     Args:
         model: self-describing, float32, all weights within.
         pixels: (N, height, width, 3) uint8, to take ranges from.
         method: how a range is chosen from the values seen.
         bits: of the weights, 7 or 8.
+        float_first: number of layers with weights, from the first on, that stay in float. One alone in the middle would not:
+            ONNX Runtime quantises the weights of a layer whose input and output are quantised, all channels alike.
+    Raises:
+        graph.UnusableModel: the tools can't quantise it, or it has no layer left to quantise.
     """
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     step = min(AT_ONCE, len(pixels))
@@ -83,17 +89,21 @@ def quantize(model: ModelProto, pixels: verify.Pixels, method: Method = "percent
             bare, tidy, done = (Path(place, f"{name}.onnx") for name in ("bare", "tidy", "done"))
             copy = ModelProto()
             copy.CopyFrom(ready)  # saving moves its weights out
+            for number, node in enumerate(copy.graph.node):
+                node.name = node.name or f"node {number}"  # the tools know nodes by their names
             onnx.save_model(copy, bare, save_as_external_data=True, all_tensors_to_one_file=True, location="bare.bin")
             # Folds batch normalisation, and infers the shapes that the tools need.
             normalised = any(node.op_type == "BatchNormalization" for node in ready.graph.node)
             quant_pre_process(bare, tidy, skip_optimization=not normalised, skip_symbolic_shape=True,
                               save_as_external_data=True, all_tensors_to_one_file=True)  # fmt: skip
-            last, end = _last_layer(onnx.load(tidy, load_external_data=False))
+            bones = onnx.load(tidy, load_external_data=False)
+            last, end = _last_layer(bones)
+            first = _first_layers(bones, float_first)
             quantization.quantize_static(
                 tidy, done, _Reader(pixels[: len(pixels) // step * step], step),
                 quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=bits == 7,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=METHODS[method],
-                nodes_to_exclude=end,
+                nodes_to_exclude=[*first, *end],
                 extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": step, "WeightSymmetric": True},
             )  # fmt: skip
             small = onnx.load(done)
@@ -144,6 +154,18 @@ def _last_layer(model: ModelProto) -> tuple[str, list[str]]:
         end.append(node.name)
         name = next((each for each in node.input if each in makers), "")
     raise graph.UnusableModel(f"no {', '.join(WEIGHTY)} leads to the logits; expected a network with one at its end")
+
+
+def _first_layers(model: ModelProto, count: int) -> list[str]:
+    """Names of the first layers with weights.
+
+    Raises:
+        graph.UnusableModel: there are no others.
+    """
+    layers = [node.name for node in model.graph.node if node.op_type in WEIGHTY]
+    if count >= len(layers):
+        raise graph.UnusableModel(f"--float-first is {count}; expected fewer than the {len(layers)} layers with weights")
+    return layers[:count]
 
 
 def _float_end(model: ModelProto, last: str) -> None:

@@ -160,6 +160,47 @@ def test_only_the_front_and_the_end_stay_in_float(model, labelled):
     assert makers[published.logits(small)].op_type == "Gemm"
 
 
+def test_the_first_layers_stay_in_float_where_that_is_asked_for(model, labelled):
+    """The most sensitive ones, at little cost; recorded, and computed in float when it runs too."""
+    opened, graph = published.read(model)
+    small = quantize.quantize(graph, quantize.sample(labelled, opened.recipe), float_first=1)
+    makers = {name: node for node in small.graph.node for name in node.output}
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in small.graph.initializer}
+    first, *others = [node for node in small.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert weights[first.input[1]].dtype == np.float32
+    assert makers.get(first.input[0]).op_type != "DequantizeLinear"
+    assert [weights[makers[node.input[1]].input[0]].dtype for node in others] == [np.int8] * 2
+    output = model.parent.parent / "eye-int8" / "1"
+    command = ["quantize", str(model), "--calibration", str(labelled), "--float-first", "1", "--output", str(output)]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert ModelFile.open(output / "model.onnx").recipe.provenance["quantised"]["float_first"] == 1
+
+
+def test_no_layer_in_float_is_what_it_was(model, labelled):
+    """The option changes nothing for those who don't use it; layers without names are told apart all the same."""
+    opened, graph = published.read(model)
+    pixels = quantize.sample(labelled, opened.recipe)
+    named = quantize.quantize(graph, pixels)
+    for node in graph.graph.node:
+        if node.op_type in ("Conv", "Relu", "MaxPool"):
+            node.name = ""
+    nameless = quantize.quantize(graph, pixels, float_first=0)
+    assert [node.op_type for node in nameless.graph.node] == [node.op_type for node in named.graph.node]
+    one_less = quantize.quantize(graph, pixels, float_first=1)
+    stored = {tensor.name: tensor.data_type for tensor in one_less.graph.initializer}
+    assert [node.input[1] in stored for node in one_less.graph.node if node.op_type == "Conv"] == [True, False]
+
+
+def test_a_network_that_would_stay_in_float_is_refused(model, labelled):
+    """It would be called int8 and be none."""
+    output = model.parent.parent / "eye-int8" / "1"
+    command = ["quantize", str(model), "--calibration", str(labelled), "--float-first", "3", "--output", str(output)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 2
+    assert "--float-first is 3; expected fewer than the 3 layers with weights" in done.output
+    assert not output.exists()
+
+
 def test_int8_kernels_do_what_the_graph_says(model, labelled):
     """The same graph computed in float is the reference; a picture's answer doesn't depend on its company."""
     opened, graph = published.read(model)
@@ -226,6 +267,13 @@ def test_kernels_that_do_something_else_are_refused(model, labelled, monkeypatch
     monkeypatch.setattr(gate, "LEAST_KERNELS", 1.01)
     with pytest.raises(gate.GateClosed, match=f"expected 101%: {why}"):
         gate.run(model, gate.Asked(labelled, bits=bits), model.parent.parent / "eye-int8" / "1")
+
+
+def test_ties_are_no_disagreement():
+    """Roundings decide between two classes that are next to equal; a class that was far behind is another answer."""
+    wanted = np.array([[0.5, 0.495, 0.005], [0.5, 0.3, 0.2], [0.4, 0.35, 0.25], [0.1, 0.2, 0.7]], np.float32)
+    found = np.array([[0.4, 0.5, 0.1], [0.6, 0.2, 0.2], [0.3, 0.4, 0.3], [0.1, 0.1, 0.8]], np.float32)
+    assert gate._same_but_for_ties(found, wanted) == 0.75
 
 
 def test_a_handful_of_pictures_is_refused(model, labelled, tmp_path, monkeypatch):
