@@ -233,12 +233,13 @@ class Classifier:
 
     def _prepare(self, data: bytes, deadline: float) -> Prepared:
         recipe, limit = self.model.recipe, self._settings.max_pixels
-        header = images.inspect(data, limit)
+        header = images.inspect(data, limit, deadline)
         with self._admission.turns.decode(images.decode_bytes(header), deadline):
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("no answer in time; the picture was not decoded any more")
             start = time.thread_time()
-            prepared = images.prepare(data, recipe.preprocessing, recipe.input.width, recipe.input.height, limit, header)
+            prepared = images.prepare(
+                data, recipe.preprocessing, recipe.input.width, recipe.input.height, limit, header, deadline)
             self._line.decoded(time.thread_time() - start)
         return prepared
 

@@ -9,7 +9,7 @@ are scaled to 8.
 
 from __future__ import annotations
 
-import io
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from service import containers, upright
+from service import containers, feed, upright
 from service.native import jpeg, resample
 from service.native.library import Box, Resize
 from service.problems import (
     EmptyBody,
     Overloaded,
     PictureTooSmall,
+    Problem,
     TooManyPixels,
     UndecodablePicture,
     UnsupportedFormat,
@@ -108,13 +109,15 @@ class Prepared(NamedTuple):
     preprocess_ms: float
 
 
-def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
+def inspect(data: bytes, max_pixels: int = MAX_PIXELS, deadline: float = math.inf) -> Header:
     """Read the header, and refuse what shouldn't be decoded.
 
     Args:
         data: the encoded picture.
         max_pixels: most pixels, by the header.
+        deadline: on the clock of `time.monotonic`.
     Raises:
+        DeadlineExceeded: the header is so long that the deadline passed on the way.
         EmptyBody: no bytes at all.
         UnsupportedFormat: not a picture, or not in a format or mode that is read here.
         TooManyPixels: more than allowed.
@@ -128,7 +131,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
             f"the bytes are {containers.name_other(data)}; expected one of {', '.join(containers.SUPPORTED)}",
             supported=list(containers.SUPPORTED))
     try:
-        outline = containers.outline(data, kind)
+        outline = containers.outline(data, kind, deadline)
     except containers.Damaged as error:
         raise UndecodablePicture(f"{kind} picture can't be decoded: {error}", format=kind) from error
     if outline.width:
@@ -138,7 +141,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     if outline.plain:  # Pillow would find the same
         header = Header(kind, "RGB", outline.width, outline.height, outline.progressive, 1)
     else:
-        with _decoding(kind), _opened(data, kind) as image:
+        with _decoding(kind), _opened(data, kind, deadline) as image:
             orientation = upright.number(upright.orientation(image)) if kind == "JPEG" else None
             header = Header(kind, image.mode, image.width, image.height, outline.progressive, orientation)
     _check_size(header.width, header.height, max_pixels)
@@ -162,6 +165,7 @@ def decode_bytes(header: Header) -> int:
 
 def decode(
     data: bytes, max_pixels: int = MAX_PIXELS, draft: tuple[int, int] | None = None, header: Header | None = None,
+    deadline: float = math.inf,
 ) -> Picture:
     """Decode, turn upright, convert to RGB.
 
@@ -170,11 +174,12 @@ def decode(
         max_pixels: as in `inspect`.
         header: what `inspect` said of these bytes, where it was asked already.
         draft: (shorter, longer) side in pixels that must at least be left; lets JPEG decode at 1/2, 1/4 or 1/8.
+        deadline: on the clock of `time.monotonic`.
     Raises:
-        As `inspect`; and Overloaded: there is no memory left.
+        As `inspect`; DeadlineExceeded: the deadline passed before it was decoded; Overloaded: there is no memory left.
     """
-    header = header or inspect(data, max_pixels)
-    with _decoding(header.format), _opened(data, header.format) as image:
+    header = header or inspect(data, max_pixels, deadline)
+    with _decoding(header.format), _opened(data, header.format, deadline) as image:
         if header.format == "JPEG" and image.size != (header.width, header.height):  # all limits were held against the header
             raise UndecodablePicture(f"JPEG picture is {header.width:,} × {header.height:,} pixels to one reader and "
                                      f"{image.width:,} × {image.height:,} to another", format="JPEG")
@@ -185,12 +190,14 @@ def decode(
             least = draft if image.width < image.height else draft[::-1]
             image.draft("RGB", least)
         image.load()
+        feed.check(deadline)
         stored = image.size  # of a JPEG; Pillow may have turned a TIFF by now
         if header.format == "PNG":  # it may be behind the pixels
             told = upright.orientation(image)
         orientation = upright.number(told)
         by_pillow = header.format == "TIFF" and told in TURNS  # it turns these itself, where the tag is as it should be
         shown = upright.rgb(image)
+        feed.check(deadline)
         if orientation in TURNS and not by_pillow:
             shown = shown.transpose(TURNS[orientation])
     width, height = header.width, header.height
@@ -202,7 +209,7 @@ def decode(
 
 def prepare(
     data: bytes, preprocessing: Preprocessing, width: int, height: int, max_pixels: int = MAX_PIXELS,
-    header: Header | None = None,
+    header: Header | None = None, deadline: float = math.inf,
 ) -> Prepared:
     """The one path from bytes to the input of a network.
 
@@ -210,19 +217,21 @@ def prepare(
         data: the encoded picture.
         preprocessing: resize, crop, interpolation and mode of the recipe.
         width, height: of the input, in pixels.
-        max_pixels, header: as in `decode`.
+        max_pixels, header, deadline: as in `decode`.
     Returns:
         `pixels` (height, width, 3) uint8, RGB, C-contiguous, and the facts.
     Raises:
         As `decode` and `fit`.
     """
     start = time.perf_counter()
-    header = header or inspect(data, max_pixels)
+    header = header or inspect(data, max_pixels, deadline)
+    _check_shape((header.width, header.height), preprocessing)
     least = least_draft(preprocessing) if preprocessing.mode == "fast" else None
-    if found := _in_one_go(data, header, preprocessing, width, height, least):
+    if found := _in_one_go(data, header, preprocessing, width, height, least, deadline):
         total_ms = 1000 * (time.perf_counter() - start)
         return Prepared(found.pixels, *header[:4], False, decode_ms=total_ms - found.resize_ms, preprocess_ms=found.resize_ms)
-    picture = decode(data, max_pixels, (least, least) if least else None, header)
+    picture = decode(data, max_pixels, (least, least) if least else None, header, deadline)
+    feed.check(deadline)
     decoded = time.perf_counter()
     pixels = fit(picture.image, preprocessing, width, height, (picture.width, picture.height), picture.box)
     fitted = time.perf_counter()
@@ -230,12 +239,12 @@ def prepare(
 
 
 def _in_one_go(
-    data: bytes, header: Header, preprocessing: Preprocessing, width: int, height: int, least: int | None,
+    data: bytes, header: Header, preprocessing: Preprocessing, width: int, height: int, least: int | None, deadline: float,
 ) -> jpeg.Decoded | None:
     """A JPEG that needs no turning, by compiled code; None where Pillow must be asked.
 
     Raises:
-        As `fit`.
+        As `decode` and `fit`.
     """
     if header.format != "JPEG" or header.mode != "RGB" or header.orientation != 1:
         return None
@@ -246,7 +255,7 @@ def _in_one_go(
     decoded = -(-header.width // scale), -(-header.height // scale)
     resize = _resize(sides, _filled(header, decoded, 1), preprocessing, width, height)
     with _memory("decode this JPEG picture"):
-        return jpeg.window(data, sides, scale, header.progressive, resize)
+        return jpeg.window(data, sides, scale, header.progressive, resize, MOST_SCANS, deadline)
 
 
 def least_draft(preprocessing: Preprocessing) -> int:
@@ -289,13 +298,7 @@ def _resize(whole: tuple[int, int], box: Box, preprocessing: Preprocessing, widt
     Raises:
         PictureTooSmall: as `fit`.
     """
-    short, long = sorted(whole) if preprocessing.resize_mode == "short_side" else (1, 1)
-    longer = int(preprocessing.resize * long / short)
-    most = max(MOST_RESIZED_PIXELS, MOST_ELONGATED * preprocessing.resize**2)
-    if longer * preprocessing.resize > most:
-        raise PictureTooSmall(
-            f"picture of {whole[0]:,} × {whole[1]:,} would become {preprocessing.resize:,} × {longer:,} pixels; "
-            f"expected at most {most:,} of them: cut it to what it shows", width=whole[0], height=whole[1])
+    longer = _check_shape(whole, preprocessing)
     size = (preprocessing.resize, longer) if whole[0] <= whole[1] else (longer, preprocessing.resize)
     x, y = round((size[0] - width) / 2.0), round((size[1] - height) / 2.0)
     how = FILTERS[preprocessing.interpolation]
@@ -305,6 +308,22 @@ def _resize(whole: tuple[int, int], box: Box, preprocessing: Preprocessing, widt
     across, down = (end - start) / size[0], (bottom - top) / size[1]
     inside = (start + x * across, top + y * down, start + (x + width) * across, top + (y + height) * down)
     return Resize((width, height), how, inside, (0, 0, width, height))
+
+
+def _check_shape(whole: tuple[int, int], preprocessing: Preprocessing) -> int:
+    """Pixels of the longer side of what the recipe makes of a picture of this size, before it is cut.
+
+    Raises:
+        PictureTooSmall: as `fit`.
+    """
+    short, long = sorted(whole) if preprocessing.resize_mode == "short_side" else (1, 1)
+    longer = int(preprocessing.resize * long / short)
+    most = max(MOST_RESIZED_PIXELS, MOST_ELONGATED * preprocessing.resize**2)
+    if longer * preprocessing.resize > most:
+        raise PictureTooSmall(
+            f"picture of {whole[0]:,} × {whole[1]:,} would become {preprocessing.resize:,} × {longer:,} pixels; "
+            f"expected at most {most:,} of them: cut it to what it shows", width=whole[0], height=whole[1])
+    return longer
 
 
 @contextmanager
@@ -338,8 +357,13 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
             width=width, height=height, pixels=found, max_pixels=max_pixels)
 
 
-def _opened(data: bytes, kind: str) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=(kind.upper(),))
+def _opened(data: bytes, kind: str, deadline: float) -> Image.Image:
+    file = feed.Feed(data, deadline)
+    image = Image.open(file, formats=(kind.upper(),))
+    feed.check(deadline)  # where Pillow passes over what it can't read
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.load_read = file.read_scan  # type: ignore[method-assign,assignment]
+    return image
 
 
 @contextmanager
@@ -348,7 +372,7 @@ def _decoding(kind: str) -> Iterator[None]:
     try:
         with _memory(f"decode this {kind} picture"):
             yield
-    except (Overloaded, UndecodablePicture, UnsupportedFormat):
+    except Problem:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

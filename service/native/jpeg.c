@@ -15,12 +15,13 @@
 
 /* Those in #ifndef are changed by tests, which expect it to be noticed. */
 #ifndef VERSION
-#define VERSION 6      /* of what the functions for Python take and give */
+#define VERSION 7      /* of what the functions for Python take and give */
 #endif
 #ifndef MARGIN
 #define MARGIN 4       /* pixels at the edge of what is decoded may differ: their neighbours' colour is missing */
 #endif
 #define GROUP 16       /* rows that are decoded before they are resized */
+#define LOOKS 8        /* calls of libjpeg's progress monitor to one look at the clock; a call is a row of blocks, or less */
 
 /* The head of jpeg_error_mgr, with room for the rest. */
 struct errors {
@@ -46,7 +47,11 @@ struct functions {     /* in the order of library.py */
 struct work {
     struct decompress jpeg;
     struct errors errors;
+    struct progress progress;
     jmp_buf failed;
+    int most_scans;
+    int64_t until;     /* nanoseconds, as now() */
+    unsigned calls;    /* of the progress monitor */
     struct resize resize;
     struct huffman huffman;
     uint8_t *rows;     /* (GROUP, line) */
@@ -54,7 +59,7 @@ struct work {
 
 int quadrant_version(void) { return VERSION; }
 
-static void fail(struct decompress *jpeg) { longjmp(((struct work *)jpeg)->failed, 1); }
+static void fail(struct decompress *jpeg) { longjmp(((struct work *)jpeg)->failed, ASK_PILLOW); }
 
 static void warn(struct decompress *jpeg, int level) {
     if (level < 0) fail(jpeg);
@@ -72,6 +77,13 @@ static int64_t now(void) {
     return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
+/* libjpeg calls it for each row of blocks of each scan, and for each row of pixels: the only place where a decode can be stopped. */
+static void watch(struct decompress *jpeg) {
+    struct work *work = (struct work *)jpeg;
+    if (jpeg->input_scan_number > work->most_scans) longjmp(work->failed, TOO_MANY_SCANS);
+    if (work->calls++ % LOOKS == 0 && now() >= work->until) longjmp(work->failed, LATE);
+}
+
 /* From MARGIN pixels before to so many behind what is needed; everything, if whole. */
 static void widen(int start, int end, int size, int whole, unsigned *offset, unsigned *length) {
     const int from = !whole && start > MARGIN ? start - MARGIN : 0, to = !whole && size - end > MARGIN ? end + MARGIN : size;
@@ -84,8 +96,14 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
     struct resize *resize = &work->resize;
     jpeg->err = lib->std_error(&work->errors);
     work->errors.error_exit = fail, work->errors.emit_message = warn, work->errors.output_message = hush;
-    if (setjmp(work->failed)) return ASK_PILLOW;
+    switch (setjmp(work->failed)) {
+    case 0: break;
+    case LATE: return LATE;
+    case TOO_MANY_SCANS: return TOO_MANY_SCANS;
+    default: return ASK_PILLOW;
+    }
     lib->create(jpeg, ABI, sizeof *jpeg);
+    work->progress.monitor = watch, jpeg->progress = &work->progress;
     lib->memory_source(jpeg, data, bytes);
     lib->read_header(jpeg, 1);
     if (jpeg->image_width != (unsigned)width || jpeg->image_height != (unsigned)height || jpeg->num_components != 3 ||
@@ -133,13 +151,15 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
 
 /* width, height: as its header says. scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. whole: decode
    all of it; of a progressive file libjpeg smooths what scans are missing, over more than a margin. The rest as in resize_begin, for
-   the picture so decoded. figures: nanoseconds of it that were the resize, MCUs whose Huffman codes were decoded here. */
+   the picture so decoded. most_scans: that may be begun. left_ns: until it must be done. figures: nanoseconds of it that were the resize, MCUs whose Huffman codes were decoded here. */
 int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale, int whole,
-                  const float *box, int full_width, int full_height, const int *window, int filter, uint8_t *out,
+                  int most_scans, int64_t left_ns, const float *box, int full_width, int full_height, const int *window, int filter, uint8_t *out,
                   int64_t *figures) {
     if (width < 1 || height < 1 || (scale != 1 && scale != 2 && scale != 4 && scale != 8)) return NO_SENSE;
     struct work *work = calloc(1, sizeof *work);
     if (!work) return NO_MEMORY;
+    work->most_scans = most_scans;
+    work->until = now() + left_ns;
     memset(figures, 0, 2 * sizeof *figures);
     int result = resize_begin(&work->resize, (width + scale - 1) / scale, (height + scale - 1) / scale, box, full_width,
                               full_height, window, filter, out);

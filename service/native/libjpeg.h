@@ -31,8 +31,18 @@ struct component {     /* the head of jpeg_component_info */
     int id, index, across, down, quantisation, dc, ac;
 };
 
+struct decompress;
+
+struct progress {      /* jpeg_progress_mgr */
+    void (*monitor)(struct decompress *);
+    long pass_counter, pass_limit;
+    int completed_passes, total_passes;
+};
+
 struct decompress {    /* jpeg_decompress_struct */
-    void *err, *mem, *progress, *client_data;
+    void *err, *mem;
+    struct progress *progress;
+    void *client_data;
     int is_decompressor, global_state;
     struct source *source;
     unsigned image_width, image_height;

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FILE = Path(__file__).with_name("libnative.so")
-VERSION = 6  # of the functions in C
+VERSION = 7  # of the functions in C
 PROCESSORS = ("x86_64", "AMD64")  # elsewhere compilers contract sums, and Pillow's weights may be others in the last bit
 MAPS = Path("/proc/self/maps")
-OK, NO_MEMORY = 0, 1
+OK, NO_MEMORY, LATE, TOO_MANY_SCANS = 0, 1, 4, 5
 FILTERS = {Image.Resampling.BILINEAR: 0, Image.Resampling.BICUBIC: 1, Image.Resampling.LANCZOS: 2}
 # In the order of `struct functions` in jpeg.c.
 LIBJPEG = [f"jpeg_{name}" for name in (
@@ -143,7 +143,7 @@ def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
     code.quadrant_version.argtypes = code.quadrant_vectors.argtypes = []
     code.quadrant_resample.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, *resize]
     code.quadrant_jpeg.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
-                                   ctypes.c_int, *resize, ctypes.c_int64 * 2]
+                                   ctypes.c_int, ctypes.c_int, ctypes.c_int64, *resize, ctypes.c_int64 * 2]
     return code
 
 

@@ -5,7 +5,7 @@
 
 #define CHANNELS 4     /* as Pillow keeps RGB: a fourth byte that means nothing */
 
-enum { OK, NO_MEMORY, NO_SENSE, ASK_PILLOW };
+enum { OK, NO_MEMORY, NO_SENSE, ASK_PILLOW, LATE, TOO_MANY_SCANS };
 
 struct axis {          /* one direction of the resize, for the pixels of the window alone */
     int length, taps;  /* pixels; room for weights, of each */

@@ -190,7 +190,7 @@ def test_numbers_without_sense_are_refused_in_c_too(sides, scale):
     """It writes into memory: nothing is taken on trust; the last box is larger than the picture so decoded."""
     data, out, took = pictures.jpeg(pictures.noise(160, 120)), np.full((60, 80, 3), 7, np.uint8), (ctypes.c_int64 * 2)()
     found = native().code.quadrant_jpeg(
-        native().libjpeg, data, len(data), *sides, scale, False, *WHOLE.arguments(), out.ctypes.data, took)
+        native().libjpeg, data, len(data), *sides, scale, False, 100, 10**12, *WHOLE.arguments(), out.ctypes.data, took)
     assert found == 2
     assert (out == 7).all()
 
@@ -210,7 +210,7 @@ def test_a_photo_is_opened_by_pillow_only_where_it_must_be(monkeypatch):
     """EXIF, other colours, another coding; all else shows in its own header."""
     opened: list[str] = []
     usual = images._opened
-    monkeypatch.setattr(images, "_opened", lambda data, kind: opened.append(kind) or usual(data, kind))
+    monkeypatch.setattr(images, "_opened", lambda data, kind, deadline: opened.append(kind) or usual(data, kind, deadline))
     header = images.inspect(pictures.jpeg(pictures.noise(160, 120), progressive=True))
     assert (header, opened) == (images.Header("JPEG", "RGB", 160, 120, True, 1), [])
     header = images.inspect(pictures.jpeg(pictures.noise(160, 120), 6))
