@@ -5,17 +5,16 @@
 
    Source: libjpeg-turbo, libjpeg.txt and its "partial image decompression"; jpeglib.h of ABI version 62. */
 
-#include "huffman.h"
+#include "libjpeg.h"
 #include "resample.h"
 
 #include <setjmp.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 /* Those in #ifndef are changed by tests, which expect it to be noticed. */
 #ifndef VERSION
-#define VERSION 7      /* of what the functions for Python take and give */
+#define VERSION 8      /* of what the functions for Python take and give */
 #endif
 #ifndef MARGIN
 #define MARGIN 4       /* pixels at the edge of what is decoded may differ: their neighbours' colour is missing */
@@ -53,7 +52,6 @@ struct work {
     int64_t until;     /* nanoseconds, as now() */
     unsigned calls;    /* of the progress monitor */
     struct resize resize;
-    struct huffman huffman;
     uint8_t *rows;     /* (GROUP, line) */
 };
 
@@ -66,10 +64,6 @@ static void warn(struct decompress *jpeg, int level) {
 }
 
 static void hush(struct decompress *jpeg) { (void)jpeg; }
-
-static int decode_mcu_here(struct decompress *jpeg, block **blocks) {
-    return huffman_decode(jpeg, &((struct work *)jpeg)->huffman, blocks);
-}
 
 static int64_t now(void) {
     struct timespec time;
@@ -112,7 +106,6 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
     jpeg->out_color_space = RGBX;
     jpeg->scale_num = 1, jpeg->scale_denom = scale;
     lib->start(jpeg);
-    huffman_begin(jpeg, &work->huffman, decode_mcu_here);
     const int decoded_width = (width + scale - 1) / scale, decoded_height = (height + scale - 1) / scale;
     if (jpeg->output_width != (unsigned)decoded_width || jpeg->output_height != (unsigned)decoded_height ||
         jpeg->output_components != CHANNELS)
@@ -151,21 +144,21 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
 
 /* width, height: as its header says. scale: 1, 2, 4 or 8, by which each direction is made smaller while it is decoded. whole: decode
    all of it; of a progressive file libjpeg smooths what scans are missing, over more than a margin. The rest as in resize_begin, for
-   the picture so decoded. most_scans: that may be begun. left_ns: until it must be done. figures: nanoseconds of it that were the resize, MCUs whose Huffman codes were decoded here. */
+   the picture so decoded. most_scans: that may be begun. left_ns: until it must be done. resize_ns: nanoseconds of
+   it that were the resize. */
 int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale, int whole,
-                  int most_scans, int64_t left_ns, const float *box, int full_width, int full_height, const int *window, int filter, uint8_t *out,
-                  int64_t *figures) {
+                  int most_scans, int64_t left_ns, const float *box, int full_width, int full_height, const int *window,
+                  int filter, uint8_t *out, int64_t *resize_ns) {
     if (width < 1 || height < 1 || (scale != 1 && scale != 2 && scale != 4 && scale != 8)) return NO_SENSE;
     struct work *work = calloc(1, sizeof *work);
     if (!work) return NO_MEMORY;
     work->most_scans = most_scans;
     work->until = now() + left_ns;
-    memset(figures, 0, 2 * sizeof *figures);
+    *resize_ns = 0;
     int result = resize_begin(&work->resize, (width + scale - 1) / scale, (height + scale - 1) / scale, box, full_width,
                               full_height, window, filter, out);
     if (result == OK) {
-        result = decode(lib, work, data, bytes, width, height, scale, whole, figures);
-        figures[1] = work->huffman.mcus;
+        result = decode(lib, work, data, bytes, width, height, scale, whole, resize_ns);
         lib->destroy(&work->jpeg);
         resize_end(&work->resize);
     }

@@ -1,4 +1,4 @@
-"""From a JPEG's bytes to the window of the resized picture, without making the rest of it: `jpeg.c`, `huffman.c`.
+"""From a JPEG's bytes to the window of the resized picture, without making the rest of it: `jpeg.c`.
 
 Pillow's own libjpeg decodes, so that the bits are those of `Image.open`, `draft`, `resize` and `crop`.
 """
@@ -26,12 +26,10 @@ class Decoded(NamedTuple):
     Attributes:
         pixels: (height, width, 3) uint8, RGB, C-contiguous.
         resize_ms: how much of the time was the resize.
-        mcus: groups of blocks whose Huffman codes were decoded by code of ours, not by libjpeg's.
     """
 
     pixels: NDArray[np.uint8]
     resize_ms: float
-    mcus: int
 
 
 def window(
@@ -68,14 +66,14 @@ def of(
     """As `window`, by these libraries."""
     if not resize.known:
         return None
-    out, figures = resize.room(), (ctypes.c_int64 * 2)()
+    out, resize_ns = resize.room(), ctypes.c_int64()
     left_ns = LONGEST_NS if deadline == math.inf else int(1e9 * (deadline - time.monotonic()))
     found = code.quadrant_jpeg(libjpeg, data, len(data), *sides, scale, progressive, most_scans, left_ns, *resize.arguments(),
-                               out.ctypes.data, figures)
+                               out.ctypes.data, ctypes.byref(resize_ns))
     if found == LATE:
         raise feed.stopped()
     if found == TOO_MANY_SCANS:
         raise UndecodablePicture(f"JPEG picture has more than {most_scans} scans", format="JPEG")
     if found == NO_MEMORY:
         raise MemoryError
-    return Decoded(out, figures[0] / 1e6, figures[1]) if found == OK else None
+    return Decoded(out, resize_ns.value / 1e6) if found == OK else None

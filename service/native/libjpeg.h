@@ -1,5 +1,5 @@
-/* What jpeglib.h and, below the line, jpegint.h and jdhuff.c of libjpeg-turbo call by other names, as far as it is used here: ABI 62,
-   pointers of 64 bits. jpeg_CreateDecompress checks the size of the first; huffman.c looks whether the last is what it takes it for. */
+/* What jpeglib.h of libjpeg-turbo calls by other names, as far as it is used here: ABI 62, pointers of 64 bits.
+   jpeg_CreateDecompress checks the size of the structure. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -7,9 +7,6 @@
 /* Tests change those in #ifndef, and expect it to be noticed. */
 #ifndef ABI
 #define ABI 62
-#endif
-#ifndef UNUSED
-#define UNUSED 1
 #endif
 #define RGB 2          /* of J_COLOR_SPACE */
 #define YCBCR 3
@@ -84,25 +81,8 @@ struct decompress {    /* jpeg_decompress_struct */
     int first_coefficient, last_coefficient, high_bit, low_bit;
     int unread_marker;
     void *master, *main, *coef, *post, *inputctl, *marker;
-    struct entropy *entropy;
+    void *entropy;
     void *idct, *upsample, *cconvert, *cquantize;
 };
 
 _Static_assert(sizeof(void *) != 8 || sizeof(struct decompress) == 632, "jpeg_decompress_struct of ABI 62 has 632 bytes");
-
-/* ---- not public: of libjpeg-turbo 3 ---- */
-
-typedef int16_t block[64];
-typedef int decode_mcu(struct decompress *, block **);
-
-struct entropy {       /* huff_entropy_decoder */
-    void *start_pass;
-    decode_mcu *decode_mcu;
-    void *decode_mcus, *process_restart;
-    int insufficient_data;
-    uint64_t buffer;   /* its lowest `bits` bits come next */
-    int bits, unused[UNUSED], last_dc[4];
-    unsigned restarts_to_go;
-    void *dc_tables[TABLES], *ac_tables[TABLES], *dc_of_block[MOST_BLOCKS], *ac_of_block[MOST_BLOCKS];
-    int dc_needed[MOST_BLOCKS], ac_needed[MOST_BLOCKS];
-};

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FILE = Path(__file__).with_name("libnative.so")
-VERSION = 7  # of the functions in C
+VERSION = 8  # of the functions in C
 PROCESSORS = ("x86_64", "AMD64")  # elsewhere compilers contract sums, and Pillow's weights may be others in the last bit
 MAPS = Path("/proc/self/maps")
 OK, NO_MEMORY, LATE, TOO_MANY_SCANS = 0, 1, 4, 5
@@ -24,7 +24,6 @@ LIBJPEG = [f"jpeg_{name}" for name in (
     "std_error", "CreateDecompress", "mem_src", "read_header", "start_decompress", "crop_scanline", "skip_scanlines",
     "read_scanlines", "finish_decompress", "destroy_decompress")]
 PROOF_FILES = ({"subsampling": 2}, {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 1, "progressive": True})
-BEHIND = bytes(8000)  # after a picture's end: its last MCUs are no special case then
 PROOF = (187, 149)  # pixels: odd, so that weights don't come in pairs, and more than what is decoded around a window
 
 Sides = tuple[int, int]  # width, height
@@ -83,11 +82,9 @@ def native() -> Native:
         libjpeg = _libjpeg()
     except (OSError, AttributeError) as error:
         return Native(code, None, f"resized {by}; decoded by Pillow: its libjpeg can't be asked: {error}")
-    file, mcus = _decodes(code, libjpeg)
-    if file is not None:
+    if (file := _decodes_otherwise(code, libjpeg)) is not None:
         return Native(code, None, f"resized {by}; decoded by Pillow: compiled code makes other pixels of {file}")
-    codes = "" if mcus else "; Huffman codes are read by libjpeg, of whose inside this one is not known"
-    return Native(code, libjpeg, f"JPEG decoded and all resized {by}{codes}")
+    return Native(code, libjpeg, f"JPEG decoded and all resized {by}")
 
 
 def loaded() -> ctypes.CDLL:
@@ -117,20 +114,18 @@ def _resizes_otherwise(code: ctypes.CDLL) -> Image.Resampling | None:
     return next((each.how for each in _proofs() if not _same(resample.of(code, image, each), image, each)), None)
 
 
-def _decodes(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]) -> tuple[dict[str, int] | None, int]:
-    """The kind of JPEG of which it makes other pixels than Pillow, None: it makes the same; MCUs whose codes it read itself."""
+def _decodes_otherwise(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]) -> dict[str, int] | None:
+    """The kind of JPEG of which it makes other pixels than Pillow; None: it makes the same."""
     from service.native import jpeg
 
-    mcus = 0
     for options in PROOF_FILES:
         _scene().save(file := io.BytesIO(), "JPEG", **options)
-        data, decoded = file.getvalue() + BEHIND, Image.open(file)
+        data, decoded = file.getvalue(), Image.open(file)
         for resize in _proofs()[:3]:
             found = jpeg.of(code, libjpeg, data, PROOF, 1, "progressive" in options, resize)
             if found is None or not _same(found.pixels, decoded, resize):
-                return options, mcus
-            mcus += found.mcus
-    return None, mcus
+                return options
+    return None
 
 
 def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
@@ -143,7 +138,7 @@ def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
     code.quadrant_version.argtypes = code.quadrant_vectors.argtypes = []
     code.quadrant_resample.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, *resize]
     code.quadrant_jpeg.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
-                                   ctypes.c_int, ctypes.c_int, ctypes.c_int64, *resize, ctypes.c_int64 * 2]
+                                   ctypes.c_int, ctypes.c_int, ctypes.c_int64, *resize, ctypes.c_void_p]
     return code
 
 
