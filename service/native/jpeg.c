@@ -55,7 +55,7 @@ struct work {
     uint8_t *rows;     /* (GROUP, line) */
 };
 
-int quadrant_version(void) { return VERSION; }
+PUBLIC int quadrant_version(void) { return VERSION; }
 
 static void fail(struct decompress *jpeg) { longjmp(((struct work *)jpeg)->failed, ASK_PILLOW); }
 
@@ -146,9 +146,9 @@ static int decode(const struct functions *lib, struct work *work, const uint8_t 
    all of it; of a progressive file libjpeg smooths what scans are missing, over more than a margin. The rest as in resize_begin, for
    the picture so decoded. most_scans: that may be begun. left_ns: until it must be done. resize_ns: nanoseconds of
    it that were the resize. */
-int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale, int whole,
-                  int most_scans, int64_t left_ns, const float *box, int full_width, int full_height, const int *window,
-                  int filter, uint8_t *out, int64_t *resize_ns) {
+PUBLIC int quadrant_jpeg(const struct functions *lib, const uint8_t *data, size_t bytes, int width, int height, int scale,
+                         int whole, int most_scans, int64_t left_ns, const float *box, int full_width, int full_height,
+                         const int *window, int filter, uint8_t *out, int64_t *resize_ns) {
     if (width < 1 || height < 1 || (scale != 1 && scale != 2 && scale != 4 && scale != 8)) return NO_SENSE;
     struct work *work = calloc(1, sizeof *work);
     if (!work) return NO_MEMORY;

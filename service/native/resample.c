@@ -181,7 +181,7 @@ static int has_avx2(void) { return 0; }
 #define pack_avx2 pack
 #endif
 
-int quadrant_vectors(void) { return has_avx2(); }
+PUBLIC int quadrant_vectors(void) { return has_avx2(); }
 
 int resize_begin(struct resize *resize, int width, int height, const float *box, int full_width, int full_height,
                  const int *window, int filter, uint8_t *out) {
@@ -242,8 +242,8 @@ void resize_end(struct resize *resize) {
 }
 
 /* pixels: (height, width, 4), one behind the other; the rest as in resize_begin. */
-int quadrant_resample(const uint8_t *pixels, int width, int height, const float *box, int full_width, int full_height,
-                      const int *window, int filter, uint8_t *out) {
+PUBLIC int quadrant_resample(const uint8_t *pixels, int width, int height, const float *box, int full_width, int full_height,
+                             const int *window, int filter, uint8_t *out) {
     struct resize resize;
     const int begun = resize_begin(&resize, width, height, box, full_width, full_height, window, filter, out);
     if (begun) return begun;

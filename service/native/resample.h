@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define PUBLIC __attribute__((visibility("default")))  /* called by Python; all else is hidden */
 #define CHANNELS 4     /* as Pillow keeps RGB: a fourth byte that means nothing */
 
 enum { OK, NO_MEMORY, NO_SENSE, ASK_PILLOW, LATE, TOO_MANY_SCANS };
