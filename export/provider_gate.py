@@ -16,7 +16,8 @@ from export import calibration, folder, gate, listing, package, published, verif
 from export.calibration import Scored
 from export.precision import processor as processor_in_words
 from export.refusal import Refusal
-from service.inference import cpu, openvino, processor
+from service import processor
+from service.inference import cpu, openvino
 from service.inference.session import Opening
 from service.modelfile import ModelFile
 from service.planning import usable_cpus

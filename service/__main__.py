@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from service import __version__, logs, planning
+from service import __version__, cache_folder, logs, planning
 from service import settings as names
 from service.problems import Problem, StartError
 from service.settings import Settings
@@ -81,9 +81,11 @@ def classify(
     """Classify photos without a server, by the same path; `-` reads one from standard input."""
     from service.answer import Options
     from service.catalog import Catalog
+    from service.native import library
 
     settings = Settings.read(**given | {"log_level": given["log_level"] or "warning"})
     logs.configure(settings.log_level)
+    library.configure(settings.native, cache_folder.folder(settings.packed_weights))
     plan = dataclasses.replace(planning.plan(settings), batch_cap=1)  # one after the other; a larger one needn't be warm
     catalog = Catalog.load(settings, plan, only_default=True)
     failed = False

@@ -6,9 +6,9 @@ import sys
 
 from flask import Flask
 
-from service import logs, planning, shelf
+from service import cache_folder, logs, planning, shelf
 from service.catalog import Catalog
-from service.native.library import native
+from service.native import library
 from service.problems import StartError
 from service.settings import Settings
 from service.web import classify, docs, errors, health, info, models, observe
@@ -36,7 +36,8 @@ def create_app(
     if catalog is None:
         _refuse_before_the_fork()
         logs.configure(settings.log_level)
-        if (found := native()).libjpeg is None:
+        library.configure(settings.native, cache_folder.folder(settings.packed_weights))
+        if (found := library.native()).libjpeg is None:
             log.warning("pillow_decodes", reason=found.reason)
         catalog = Catalog.load(settings, plan, default=default)
     app = Flask("service", static_folder=None)

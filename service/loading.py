@@ -13,11 +13,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from service import heap, logs, stages
+from service import cache_folder, heap, logs, stages
 from service.admission import Admission, Line
 from service.batching import Batcher
 from service.engine import Engine, EngineFault
-from service.inference import cache_folder
 from service.inference.session import Opening
 from service.intact import Intact
 from service.metrics import MODEL_LOAD_SECONDS

@@ -22,9 +22,9 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from service import board, heap, logs, metrics, planning, shelf, stages
+from service import board, cache_folder, heap, logs, metrics, planning, shelf, stages
 from service import settings as names
-from service.native.library import native
+from service.native import library
 from service.planning import Plan
 from service.problems import StartError
 from service.settings import Settings
@@ -155,7 +155,8 @@ def inherit(settings: Settings) -> shelf.Default:
     with ThreadPoolExecutor(1) as pool:  # hashing leaves the interpreter's lock to the imports
         checked = pool.submit(shelf.check, settings)
         importlib.import_module("service.app")
-        native()  # loaded and proven: the workers inherit it
+        library.configure(settings.native, cache_folder.folder(settings.packed_weights))
+        library.native()  # the workers inherit it
         stages.mark("imports")
         default = checked.result()
     gc.collect()

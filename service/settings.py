@@ -108,6 +108,9 @@ class Settings:
     decode_memory: int | None = planned("memory that pictures may take while they are decoded, a process", in_bytes=True)
     cache_bytes: int = setting(
         0, "memory for answers to pictures that come again, a process; 0: every picture is classified", minimum=0, in_bytes=True)
+    native: str = setting(
+        "auto", "whether compiled code decodes and resizes pictures, if it gives the same pixels as Pillow; `off`: Pillow does",
+        choices=("auto", "off"))
     packed_weights: str = setting(
         "auto", "folder for what execution providers make of a model's weights on this processor, for all processes to map; "
         "`auto`: `quadrant/packed` in the user's cache folder; `off`: each process makes its own")

@@ -13,7 +13,8 @@ from typing import Any
 
 import onnxruntime
 
-from service.inference import cache_folder, processor, session
+from service import cache_folder, processor
+from service.inference import session
 from service.inference.session import Opening, Pixels, Session
 from service.modelfile import ModelFile
 from service.problems import StartError

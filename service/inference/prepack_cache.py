@@ -21,8 +21,7 @@ from typing import NamedTuple
 
 import onnxruntime
 
-from service import logs
-from service.inference import cache_folder
+from service import cache_folder, logs
 from service.inference.session import CPU_PROVIDER, first_line
 from service.modelfile import ModelFile
 

@@ -1,9 +1,8 @@
-"""The compiled library: loaded and proven against Pillow once a process, or the reason why there is none."""
+"""The compiled library, if it passed its self-test here, or the reason why there is none."""
 
 from __future__ import annotations
 
 import ctypes
-import io
 import platform
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from service.native import selftest_verdict
 
 FILE = Path(__file__).with_name("libnative.so")
 VERSION = 8  # of the functions in C
@@ -23,8 +24,6 @@ FILTERS = {Image.Resampling.BILINEAR: 0, Image.Resampling.BICUBIC: 1, Image.Resa
 LIBJPEG = [f"jpeg_{name}" for name in (
     "std_error", "CreateDecompress", "mem_src", "read_header", "start_decompress", "crop_scanline", "skip_scanlines",
     "read_scanlines", "finish_decompress", "destroy_decompress")]
-PROOF_FILES = ({"subsampling": 2}, {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 1, "progressive": True})
-PROOF = (187, 149)  # pixels: odd, so that weights don't come in pairs, and more than what is decoded around a window
 
 Sides = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -68,23 +67,51 @@ class Native(NamedTuple):
     reason: str
 
 
+class _Choice(NamedTuple):
+    """What the operator wants, and where the self-test's verdict may be kept."""
+
+    wanted: str = "auto"
+    place: Path | None = None
+
+
+_choice = _Choice()
+
+
+def configure(wanted: str, place: Path | None) -> None:
+    """Say whether the library may be used.
+
+    Args:
+        wanted: `auto`, or `off`: Pillow does all.
+        place: the cache folder; none: nothing is kept, and each process tests for itself.
+    """
+    global _choice
+    if (wanted, place) != _choice:
+        _choice = _Choice(wanted, place)
+        native.cache_clear()
+
+
 @cache
 def native() -> Native:
-    """Load it and prove it: a library that gives one other bit than Pillow is not used."""
+    """Load it, if it passed: a library that gives one other bit than Pillow, or crashes, is not used."""
+    if _choice.wanted == "off":
+        return Native(None, None, "by Pillow: set by QUADRANT_NATIVE")
     try:
         code = loaded()
     except OSError as error:
         return Native(None, None, f"by Pillow: {error}")
-    if (how := _resizes_otherwise(code)) is not None:
-        return Native(None, None, f"by Pillow: {FILE.name} resizes to other pixels than Pillow ({how.name.lower()})")
-    by = f"by compiled code, {'with AVX2' if code.quadrant_vectors() else 'without vector instructions'}"
+    libjpeg, functions, lacking = None, None, ""
     try:
-        libjpeg = _libjpeg()
+        libjpeg = libjpeg_file()
+        functions = libjpeg_functions(libjpeg)
     except (OSError, AttributeError) as error:
-        return Native(code, None, f"resized {by}; decoded by Pillow: its libjpeg can't be asked: {error}")
-    if (file := _decodes_otherwise(code, libjpeg)) is not None:
-        return Native(code, None, f"resized {by}; decoded by Pillow: compiled code makes other pixels of {file}")
-    return Native(code, libjpeg, f"JPEG decoded and all resized {by}")
+        libjpeg, lacking = None, f"its libjpeg can't be asked: {error}"
+    verdict = selftest_verdict.find(FILE, libjpeg, _choice.place)
+    if verdict.resize:
+        return Native(None, None, f"by Pillow: {FILE.name} {verdict.resize}")
+    by = f"by compiled code, {'with AVX2' if code.quadrant_vectors() else 'without vector instructions'}"
+    if functions is None or verdict.decode:
+        return Native(code, None, f"resized {by}; decoded by Pillow: {lacking or verdict.decode}")
+    return Native(code, functions, f"JPEG decoded and all resized {by}")
 
 
 def loaded() -> ctypes.CDLL:
@@ -106,28 +133,6 @@ def loaded() -> ctypes.CDLL:
     return code
 
 
-def _resizes_otherwise(code: ctypes.CDLL) -> Image.Resampling | None:
-    """The first filter by which it makes other pixels than Pillow; None: it makes the same."""
-    from service.native import resample  # it asks here
-
-    image = _scene()
-    return next((each.how for each in _proofs() if not _same(resample.of(code, image, each), image, each)), None)
-
-
-def _decodes_otherwise(code: ctypes.CDLL, libjpeg: ctypes.Array[ctypes.c_void_p]) -> dict[str, int] | None:
-    """The kind of JPEG of which it makes other pixels than Pillow; None: it makes the same."""
-    from service.native import jpeg
-
-    for options in PROOF_FILES:
-        _scene().save(file := io.BytesIO(), "JPEG", **options)
-        data, decoded = file.getvalue(), Image.open(file)
-        for resize in _proofs()[:3]:
-            found = jpeg.of(code, libjpeg, data, PROOF, 1, "progressive" in options, resize)
-            if found is None or not _same(found.pixels, decoded, resize):
-                return options
-    return None
-
-
 def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
     """With the types that its functions take.
 
@@ -142,36 +147,25 @@ def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
     return code
 
 
-def _libjpeg() -> ctypes.Array[ctypes.c_void_p]:
-    """The functions of the libjpeg that Pillow has loaded into this process.
+def libjpeg_file() -> Path:
+    """The libjpeg that Pillow has loaded into this process.
 
     Raises:
         OSError: none is found.
-        AttributeError: it lacks a function: another libjpeg than libjpeg-turbo, or an old one.
     """
     Image.preinit()
     found = {line.split(maxsplit=5)[-1] for line in MAPS.read_text().splitlines() if "/libjpeg" in line}
     if len(found) != 1:
         raise OSError(f"{len(found)} libraries of that name are loaded")
-    library = ctypes.CDLL(found.pop())
+    return Path(found.pop())
+
+
+def libjpeg_functions(file: Path) -> ctypes.Array[ctypes.c_void_p]:
+    """Addresses of the functions that `jpeg.c` calls.
+
+    Raises:
+        OSError: it can't be loaded.
+        AttributeError: it lacks one: another libjpeg than libjpeg-turbo, or an old one.
+    """
+    library = ctypes.CDLL(str(file))
     return (ctypes.c_void_p * len(LIBJPEG))(*(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in LIBJPEG))
-
-
-def _scene() -> Image.Image:
-    """Noise over slopes: each pixel matters, and a JPEG of it still looks like something."""
-    width, height = PROOF
-    slopes = np.add.outer(np.linspace(0, 150, height), np.linspace(0, 60, width))[:, :, None] * (1.0, 0.8, 0.5)
-    noise = (np.arange(slopes.size, dtype=np.uint32) * 2654435761 >> 26).reshape(slopes.shape)  # Knuth's multiplicative hash
-    return Image.fromarray((slopes + noise).astype(np.uint8))
-
-
-def _proofs() -> list[Resize]:
-    """Smaller and larger, with a window within, and with so many rows too many that Pillow begins with them; by each filter."""
-    whole = (0.0, 0.0, *PROOF)
-    return [Resize(size, how, whole, cut) for how in FILTERS
-            for size, cut in (((64, 51), (30, 25, 41, 33)), ((203, 162), (101, 71, 122, 90)), ((180, 40), (50, 7, 171, 33)))]
-
-
-def _same(found: NDArray[np.uint8] | None, image: Image.Image, resize: Resize) -> bool:
-    expected = np.asarray(image.resize(resize.size, resize.how, resize.box).crop(resize.cut))
-    return found is not None and np.array_equal(found, expected)

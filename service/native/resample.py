@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.native.library import NO_MEMORY, OK, Resize, native
+from service.native.library import NO_MEMORY, OK, Resize, Sides, native
+
+CHANNELS = 4  # bytes of a pixel as Pillow keeps RGB; the fourth means nothing
 
 
 class _Array(ctypes.Structure):
@@ -51,10 +53,26 @@ def of(code: ctypes.CDLL, image: Image.Image, resize: Resize) -> NDArray[np.uint
         _, held = image.__arrow_c_array__()  # the capsule keeps the pixels until the end of this function
     except (AttributeError, ValueError):
         return None
-    array = _Array.from_address(_pointer(held, b"arrow_array"))
-    pixels = array.children[0].contents.buffers[1]  # a list of four bytes, for each pixel; what comes first tells what is null
+    pixels = _pixels(_Array.from_address(_pointer(held, b"arrow_array")), image.size)
+    if pixels is None:
+        return None
     out = resize.room()
     found = code.quadrant_resample(pixels, *image.size, *resize.arguments(), out.ctypes.data)
     if found == NO_MEMORY:
         raise MemoryError
     return out if found == OK else None
+
+
+def _pixels(array: _Array, size: Sides) -> int | None:
+    """Address of (height, width, 4) bytes; None where the array isn't a list of four bytes for each pixel.
+
+    Source: Arrow's C data interface; a fixed-size list has one child, whose two buffers are its validity and its values.
+    """
+    count = size[0] * size[1]
+    if (array.length, array.offset, array.n_children) != (count, 0, 1) or array.null_count > 0 or not array.children:
+        return None
+    values = array.children[0].contents
+    if (values.length, values.offset, values.n_buffers) != (CHANNELS * count, 0, 2) or values.null_count > 0:
+        return None
+    address: int | None = values.buffers[1]
+    return address

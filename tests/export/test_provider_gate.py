@@ -8,9 +8,9 @@ import pytest
 from export import provider_gate
 from export.provider_gate import Compared, GateFailed
 from export.refusal import Refusal
-from service import recipe
+from service import processor, recipe
 from service.engine import Engine
-from service.inference import openvino, processor
+from service.inference import openvino
 from service.modelfile import ModelFile
 from service.problems import StartError
 from tests.export.test_quantize import few, labelled, model

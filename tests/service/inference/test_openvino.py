@@ -13,8 +13,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from service import processor
 from service.engine import Engine
-from service.inference import openvino, processor
+from service.inference import openvino
 from service.inference.session import CPU_PROVIDER, Opening
 from service.modelfile import ModelFile
 from service.problems import StartError

@@ -12,9 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from service import cache_folder, processor
 from service.admission import Admission
 from service.engine import Engine, EngineFault
-from service.inference import cache_folder, prepack_cache, processor
+from service.inference import prepack_cache
 from service.inference.session import Opening
 from service.loading import Loader
 from service.modelfile import ModelFile

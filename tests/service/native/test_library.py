@@ -28,6 +28,7 @@ def other_library(monkeypatch):
 
     yield take
     monkeypatch.undo()
+    library.configure("auto", None)
     library.native.cache_clear()
 
 

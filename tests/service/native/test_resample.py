@@ -80,3 +80,32 @@ def test_memory_that_is_missing_is_no_wrong_picture(monkeypatch):
     monkeypatch.setattr(resample, "native", lambda: Native(Full(), None, ""))
     with pytest.raises(MemoryError):
         resample.window(pictures.noise(8, 8), Resize((4, 4), BILINEAR, (0, 0, 8, 8), (0, 0, 4, 4)))
+
+
+@pytest.mark.parametrize("change", [
+    pytest.param(lambda array, _: setattr(array, "length", 34), id="length"),
+    pytest.param(lambda array, _: setattr(array, "offset", 1), id="offset"),
+    pytest.param(lambda array, _: setattr(array, "null_count", 1), id="nulls"),
+    pytest.param(lambda array, _: setattr(array, "n_children", 0), id="no child"),
+    pytest.param(lambda array, _: setattr(array, "n_children", 2), id="two children"),
+    pytest.param(lambda _, values: setattr(values, "length", 35 * 3), id="three bytes a pixel"),
+    pytest.param(lambda _, values: setattr(values, "offset", 4), id="values that begin elsewhere"),
+    pytest.param(lambda _, values: setattr(values, "n_buffers", 1), id="no values"),
+    pytest.param(lambda _, values: setattr(values, "null_count", 2), id="values that are null"),
+])
+def test_an_array_of_another_form_is_left_to_pillow(change):
+    """Another version of Pillow may keep its pixels otherwise; reading them by the old form would be reading anything."""
+    image = Image.new("RGB", (7, 5))
+    _, held = image.__arrow_c_array__()
+    array = resample._Array.from_address(resample._pointer(held, b"arrow_array"))
+    values = array.children[0].contents
+    assert resample._pixels(array, image.size) == values.buffers[1]
+    before = {each: [getattr(each_of, each) for each_of in (array, values)]
+              for each in ("length", "offset", "null_count", "n_children", "n_buffers")}
+    try:
+        change(array, values)
+        assert resample._pixels(array, image.size) is None
+    finally:  # Pillow releases what it finds
+        for name, (outer, inner) in before.items():
+            setattr(array, name, outer)
+            setattr(values, name, inner)
