@@ -11,7 +11,7 @@ from service.catalog import Catalog
 from service.native import library
 from service.problems import StartError
 from service.settings import Settings
-from service.web import classify, docs, errors, health, info, models, observe
+from service.web import classify, direct, docs, errors, health, info, models, observe
 from service.web.parts import Parts, attach
 from service.web.room import SHARE, Room
 
@@ -42,11 +42,13 @@ def create_app(
         catalog = Catalog.load(settings, plan, default=default)
     app = Flask("service", static_folder=None)
     app.url_map.merge_slashes = False  # "//classify" is no address; a redirect would lose the body
-    attach(app, Parts(settings, plan, catalog, Room(plan.decode_memory // SHARE, settings.max_body_bytes)))
+    parts = Parts(settings, plan, catalog, Room(plan.decode_memory // SHARE, settings.max_body_bytes))
+    attach(app, parts)
     observe.install(app)
     errors.install(app)
     for resource in (classify, models, health, info, docs):
         app.register_blueprint(resource.blueprint)
+    app.wsgi_app = observe.sending(direct.Direct(app.wsgi_app, parts))  # type: ignore[method-assign, assignment]
     return app
 
 

@@ -49,7 +49,7 @@ def tiny_model(model_folder: Path) -> ModelFile:
     return ModelFile.open(model_folder / "quadrants" / "1" / "model.onnx")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings(model_folder: Path) -> Settings:
     """Small limits, one worker, the tiny model, the CPU."""
     return Settings(

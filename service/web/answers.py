@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from flask import Response, g
+from flask import Response
 
 from service.problems import Problem
 
@@ -16,21 +15,35 @@ PROBLEM = "application/problem+json"
 _encoder = msgspec.json.Encoder()
 
 
-def json(content: Any, status: int = 200, media_type: str = "application/json") -> Response:
+class Reply(NamedTuple):
+    """An answer's status, body and headers, for Flask or for plain WSGI to send."""
+
+    status: int
+    content: bytes
+    headers: list[tuple[str, str]]
+
+    def response(self) -> Response:
+        """The same for Flask."""
+        return Response(self.content, self.status, self.headers)
+
+
+def reply(content: Any, status: int = 200, media_type: str = "application/json") -> Reply:
+    """A reply in JSON; content may hold msgspec structures."""
+    encoded = _encoder.encode(content)
+    return Reply(status, encoded, [
+        ("Content-Type", media_type), ("Content-Length", str(len(encoded))),
+        ("Cache-Control", "no-store"),  # everything that is answered may differ the next moment
+    ])
+
+
+def json(content: Any) -> Response:
     """A JSON response; content may hold msgspec structures."""
-    response = Response(_encoder.encode(content), status, content_type=media_type)
-    response.headers["Cache-Control"] = "no-store"  # everything that is answered may differ the next moment
-    return response
+    return reply(content).response()
 
 
-def problem(found: Problem) -> Response:
-    """The response that says what went wrong."""
-    response = json(found.document(g.request_id), int(found.status), PROBLEM)
+def problem(found: Problem, request_id: str) -> Reply:
+    """The reply that says what went wrong."""
+    answer = reply(found.document(request_id), int(found.status), PROBLEM)
     if found.retry_after_s is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(found.retry_after_s)))
-    return response
-
-
-def elapsed_ms() -> float:
-    """Milliseconds since the head of the current request was read."""
-    return 1000 * (time.perf_counter() - float(g.started))
+        answer.headers.append(("Retry-After", str(max(1, math.ceil(found.retry_after_s)))))
+    return answer

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from service import logs
 from service.metrics import REFUSED
 from service.problems import BadRequest, Internal, MethodNotAllowed, NotFound, Problem, TooLarge, UnsupportedMediaType
 from service.web import answers
+from service.web.answers import Reply
 
 log = logs.get(__name__)
 
@@ -17,26 +18,36 @@ SHOWN = 100  # characters of a client's address that a message repeats
 
 def install(app: Flask) -> None:
     """Handle problems, Flask's own errors, and everything else."""
-    app.register_error_handler(Problem, refuse)
+    app.register_error_handler(Problem, _refused)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
 
 
-def refuse(problem: Problem) -> Response:
-    """The response to a problem, counted and logged."""
+def refuse(problem: Problem, request_id: str) -> Reply:
+    """The reply to a problem, counted and logged."""
     REFUSED.labels(problem.code).inc()
     log.info("refused", code=problem.code, status=int(problem.status), detail=problem.detail)
-    return answers.problem(problem)
+    return answers.problem(problem, request_id)
+
+
+def unexpected(error: Exception, path: str, request_id: str) -> Reply:
+    """The reply to a fault of ours; only the log says which."""
+    log.error("unexpected", path=path[:SHOWN], exc_info=error)
+    return refuse(Internal("this request met a fault of ours; the log has more under its id"), request_id)
+
+
+def _refused(problem: Problem) -> Response:
+    return refuse(problem, g.request_id).response()
 
 
 def _http(error: HTTPException) -> Response:
     """Flask's and werkzeug's own errors; what belongs to the status, such as Allow, is kept."""
     path = request.path[:SHOWN]
     if error.code == 404:
-        return refuse(NotFound(f'there is nothing at "{path}"; /docs tells what there is'))
+        return _refused(NotFound(f'there is nothing at "{path}"; /docs tells what there is'))
     if error.code == 405:
         allowed = sorted(getattr(error, "valid_methods", None) or [])
-        response = refuse(MethodNotAllowed(
+        response = _refused(MethodNotAllowed(
             f'"{path}" does not answer to {request.method[:SHOWN]}; expected {", ".join(allowed)}', allowed=allowed))
         response.headers["Allow"] = ", ".join(allowed)
         return response
@@ -45,9 +56,8 @@ def _http(error: HTTPException) -> Response:
     if error.code < 400:  # a redirect
         return Response(status=error.code, headers=dict(error.get_headers()))
     kind = {413: TooLarge, 415: UnsupportedMediaType}.get(error.code, BadRequest)
-    return refuse(kind(f"request can't be understood: {error.description}"))
+    return _refused(kind(f"request can't be understood: {error.description}"))
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("unexpected", path=request.path[:SHOWN], exc_info=error)
-    return refuse(Internal("this request met a fault of ours; the log has more under its id"))
+    return unexpected(error, request.path, g.request_id).response()

@@ -24,31 +24,42 @@ QUIET = ("/health/", "/metrics", "/docs/")  # probes, scrapes and assets would d
 
 
 def install(app: Flask) -> None:
-    """Watch every request of the application."""
+    """Watch every request that Flask handles."""
     app.before_request(_begin)
     app.after_request(_end)
     app.teardown_request(lambda _: logs.end_request())
-    app.wsgi_app = _sending(app.wsgi_app)  # type: ignore[method-assign, assignment]
+
+
+def begin(environ: dict[str, Any]) -> tuple[float, str]:
+    """The moment at which a request began, on the clock of `time.perf_counter`, and its id, from now on in each log line."""
+    return time.perf_counter(), logs.begin_request(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
+
+
+def end(
+    environ: dict[str, Any], started: float, request_id: str, endpoint: str, status: int,
+) -> tuple[list[tuple[str, str]], list[Callable[[], None]]]:
+    """An answer's last headers, and what is to be done once it has been sent, first to last."""
+    headers = [("X-Request-Id", request_id), ("X-Content-Type-Options", "nosniff")]
+    after: list[Callable[[], None]] = [
+        partial(_answered, started, endpoint, environ["REQUEST_METHOD"], status, logs.bound())]
+    if body.unread(environ):
+        headers.append(("Connection", "close"))
+        after.append(partial(body.linger, environ))
+    return headers, after
 
 
 def _begin() -> None:
-    g.started = time.perf_counter()
-    g.request_id = logs.begin_request(request.headers.get("X-Request-Id"), request.headers.get("traceparent"))
+    g.started, g.request_id = begin(request.environ)
 
 
 def _end(response: Response) -> Response:
-    """The answer's last headers; what only operators see is written down once the answer is out."""
-    response.headers["X-Request-Id"] = g.request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
     endpoint = str(request.url_rule) if request.url_rule else "none"
-    answered = partial(_answered, g.started, endpoint, request.method, response.status_code, logs.bound())
+    headers, after = end(request.environ, g.started, g.request_id, endpoint, response.status_code)
+    response.headers.extend(headers)
     if response.direct_passthrough:  # a file, whose end Werkzeug tells nobody
-        answered()
-    else:
-        response.call_on_close(answered)
-    if body.unread(request.environ):
-        response.headers["Connection"] = "close"
-        response.call_on_close(partial(body.linger, request.environ))
+        after.pop(0)()
+    for each in after:
+        response.call_on_close(each)
     return response
 
 
@@ -60,14 +71,14 @@ def _answered(started: float, endpoint: str, method: str, status: int, ids: dict
     told("answered", method=method, endpoint=endpoint, status=status, ms=round(1000 * seconds, 3), **ids)
 
 
-def _sending(application: Application) -> Application:
+def sending(application: Application) -> Application:
     """Make gunicorn send an answer as the application means it.
 
     It drops an application's own `Connection: close`; its response object, behind `start_response`, has the switch. And it sends
     the head alone first: a call of the system and a packet more for each answer.
     """
 
-    def sending(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def called(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             response = getattr(start_response, "__self__", None)
             written = start_response(status, headers, *more)
@@ -82,7 +93,7 @@ def _sending(application: Application) -> Application:
 
         return application(environ, start)
 
-    return sending
+    return called
 
 
 class OnePiece:

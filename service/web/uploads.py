@@ -68,18 +68,28 @@ def read(request: Request, settings: Settings) -> Upload:
         raise UnsupportedMediaType(
             f'content type is "{_short(kind)}"; expected image/*, application/octet-stream, multipart/form-data or '
             "application/json", content_type=_short(kind))
-    content = body.read(request.environ, settings.max_body_bytes, settings.body_timeout_s)
     given = [Given(*pair) for pair in request.args.items(multi=True)]
     if kind not in READERS:
-        if not content:
-            raise EmptyBody("body is empty; expected the bytes of a picture")
-        return Upload([content], options(given), False)
+        return raw(request.environ, given, settings)
+    content = body.read(request.environ, settings.max_body_bytes, settings.body_timeout_s)
     options(given)  # what is wrong in the query needs no body to be unpacked
     pictures, more, several = READERS[kind](content, request, settings)
     chosen = options([*given, *more])
     if len(pictures) > settings.max_pictures:
         raise _too_many(len(pictures), settings)
     return Upload(pictures, chosen, several)
+
+
+def raw(environ: dict[str, Any], given: Iterable[Given], settings: Settings) -> Upload:
+    """Take in a request whose body is one image.
+
+    Raises:
+        Problem: of the body or an option.
+    """
+    content = body.read(environ, settings.max_body_bytes, settings.body_timeout_s)
+    if not content:
+        raise EmptyBody("body is empty; expected the bytes of a picture")
+    return Upload([content], options(given), False)
 
 
 def options(given: Iterable[Given]) -> Options:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -114,3 +116,20 @@ def test_every_format_is_read(running_service: Running, name: str):
 def test_every_page_answers(running_service: Running, path: str):
     """Nothing that is linked is missing when served for real."""
     assert running_service.ask(path).status == 200
+
+
+@pytest.mark.parametrize(("query", "data"), [
+    pytest.param("", PICTURES[2], id="an image"), pytest.param("?top_k=9", PICTURES[2], id="a bad option"),
+    pytest.param("", b"rubbish", id="no image"), pytest.param("", b"x" * (2**20 + 1), id="too many bytes"),
+])
+def test_what_flask_does_not_see_looks_the_same(running_service: Running, query: str, data: bytes):
+    """Byte for byte on the connection, but for times and the date."""
+    def asked(kind: str) -> bytes:
+        with socket.create_connection(("127.0.0.1", running_service.port), timeout=20) as connection:
+            connection.sendall(f"POST /classify{query} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nX-Request-Id: one\r\n"
+                               f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
+            with connection.makefile("rb") as stream:
+                said = stream.read()
+        return re.sub(rb'(Date: |Content-Length: |dur=|"(?:decode|preprocess|queue|inference)":)[^\r,;}]+', rb"\1", said)
+
+    assert asked("image/png") == asked("image/png; through=flask")

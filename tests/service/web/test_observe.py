@@ -99,7 +99,7 @@ def answered(method: str, status: str, headers: list[tuple[str, str]], *pieces: 
         start_response(status, headers)
         return list(pieces)
 
-    for piece in observe._sending(application)({"REQUEST_METHOD": method}, response.start_response):
+    for piece in observe.sending(application)({"REQUEST_METHOD": method}, response.start_response):
         response.write(piece)
     response.close()
     return client, response
@@ -155,7 +155,7 @@ def test_an_answer_that_begins_anew_is_sent_all_the_same():
             start_response("500 INTERNAL SERVER ERROR", [("Content-Length", "3")], sys.exc_info())
         return [b"new"]
 
-    for piece in observe._sending(application)({"REQUEST_METHOD": "GET"}, response.start_response):
+    for piece in observe.sending(application)({"REQUEST_METHOD": "GET"}, response.start_response):
         response.write(piece)
     response.close()
     assert len(client.calls) == 1
