@@ -3,8 +3,9 @@
     python -m loadtest.bench --check
 
 Starts the service for each model as a user would, drives it with wrk at 1 to 256 connections, and measures in between what
-the machine does without HTTP (`loadtest.limit`), so that each ratio is of two neighbours. Prints one table; writes its figures
-as JSON and a plot. Made for a machine that does nothing else, about 20 minutes; the AlexNets are made before, once.
+the machine does without HTTP (`loadtest.limit`), so that each ratio is of two neighbours: one to the best engine that the
+model's gates allow, one to the CPU provider, so that a fast engine can't hide a slow front end. Prints one table; writes its
+figures as JSON and a plot. Made for a machine that does nothing else, about 20 minutes; the AlexNets are made before, once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import click
 from loadtest import host, plot, report, serving, targets, wrk
 from loadtest.serving import Service
 from loadtest.subjects import Subject, mosaics, photo_files, subjects
-from loadtest.targets import DEFAULT, FP32, INT8, LARGE, START, TWO_WORKERS
+from loadtest.targets import INT8, LARGE, MODELS, START, TWO_WORKERS
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ((8, 32), (256, 1))  # connections, with a ceiling measured between the two
@@ -48,17 +49,38 @@ class Plan(NamedTuple):
     sweep_batch: int | None = None
 
 
-FULL, QUICK = Plan(6, 6, 1, 3, 3, 3), Plan(2, 1, 0.5, 1, 1, 1, sweep_batch=8)
+FULL, QUICK = Plan(4, 4, 0.5, 3, 3, 3), Plan(2, 1, 0.5, 1, 1, 1, sweep_batch=8)
 
 
-class Ceiling(NamedTuple):
-    """What one run of `loadtest.limit` said; `fault` is why it doesn't trust itself."""
+class Cell(NamedTuple):
+    """One way to classify without HTTP, and how many images a second it does; named as the figures of `loadtest.limit` are."""
 
     images_per_s: float
     layout: str
     batch: int
     spinning: bool
-    one_picture_ms: float
+    provider: str
+    precision: str
+
+    def options(self) -> list[str]:
+        """Of `loadtest.limit`, to measure it again and nothing else."""
+        return ["--layout", self.layout, "--batch", str(self.batch), "--spinning" if self.spinning else "--no-spinning",
+                "--provider", self.provider, "--precision", self.precision, "--no-parts"]
+
+
+class Ceiling(NamedTuple):
+    """What one run of `loadtest.limit` said.
+
+    Attributes:
+        best: whatever engine it was.
+        cpu: the best of the CPU provider; None where only another engine was measured.
+        one_picture_ms: by the engine that is quickest alone; None where none was measured.
+        fault: why it doesn't trust itself.
+    """
+
+    best: Cell
+    cpu: Cell | None
+    one_picture_ms: float | None
     found: dict[str, Any]
     fault: str | None
 
@@ -83,8 +105,11 @@ class Bench:
                 self._rounds(subject, service, best)
                 if subject.short == INT8:
                     self._large(subject, service, best)
-            if subject.short == FP32:
-                self._memory(subject, models)
+                engine = service.engine(subject.name)  # by now it has run
+            self._memory(subject, models)
+        for row in self.rows:
+            if row["model"] == subject.short:
+                row["engine"] = engine
 
     def _starts(self, subject: Subject, models: Path) -> None:
         seconds = []
@@ -108,27 +133,40 @@ class Bench:
         service.settle(self.photos[0].read_bytes())
         runs: dict[int, list[report.Run]] = {}
         for number in range(self.plan.rounds):
+            loads, tops = {}, {}
             for pair in PAIRS if number % 2 == 0 else [pair[::-1] for pair in PAIRS[::-1]]:
                 say(f"{subject.short}: round {number + 1}, {pair[0]} and {pair[1]} connections")
-                before = self._load(service, self.photos, pair[0])
-                top = ceiling(subject.file, self.photos[0].parent, self.plan.ceiling_s, *cell(best, pair))
-                after = self._load(service, self.photos, pair[1])
-                one_ms = top.one_picture_ms if 1 in pair else None
-                for connections, (load, sizes) in zip(pair, (before, after), strict=True):
-                    runs.setdefault(connections, []).append(report.Run(load, top.images_per_s, one_ms, sizes))
+                loads[pair[0]] = self._load(service, self.photos, pair[0])
+                lone = "--alone" if 1 in pair else "--no-alone"
+                top = ceiling(subject.file, self.photos[0].parent, self.plan.ceiling_s, *best.best.options(), lone)
+                tops |= dict.fromkeys(pair, top)
+                loads[pair[1]] = self._load(service, self.photos, pair[1])
+            own = self._own_ceiling(subject, best, self.photos[0].parent)
+            for connections, (load, sizes) in loads.items():
+                top = tops[connections]
+                runs.setdefault(connections, []).append(report.Run(
+                    load, top.best.images_per_s, own or top.best.images_per_s, top.one_picture_ms, sizes))
         self.rows += [report.load_row(subject.short, str(count), count, each) for count, each in sorted(runs.items())]
+
+    def _own_ceiling(self, subject: Subject, best: Ceiling, photos: Path) -> float | None:
+        """The CPU provider's, once more; None where that is the best there is."""
+        if best.cpu is None or best.cpu == best.best:
+            return None
+        say(f"{subject.short}: what the CPU provider does without HTTP")
+        return ceiling(subject.file, photos, self.plan.ceiling_s, *best.cpu.options(), "--no-alone").best.images_per_s
 
     def _large(self, subject: Subject, service: Service, best: Ceiling) -> None:
         with tempfile.TemporaryDirectory() as place:
             files = mosaics(self.photos, Path(place))
             # Where decoding takes nearly all of the time, the batch hardly matters.
-            own = self._sweep(subject, f"{subject.short}, {LARGE}", Path(place), "--batch", str(best.batch))
+            top = self._sweep(subject, f"{subject.short}, {LARGE}", Path(place), "--batch", str(best.best.batch), "--no-alone")
             runs = []
             for number in range(self.plan.rounds):
                 say(f"{subject.short}: round {number + 1}, {LARGE}")
                 load, sizes = self._load(service, files, LARGE_CONNECTIONS)
-                top = ceiling(subject.file, Path(place), self.plan.ceiling_s, *cell(own, (LARGE_CONNECTIONS,)))
-                runs.append(report.Run(load, top.images_per_s, None, sizes))
+                beside = ceiling(subject.file, Path(place), self.plan.ceiling_s, *top.best.options(), "--no-alone")
+                rate = beside.best.images_per_s
+                runs.append(report.Run(load, rate, self._own_ceiling(subject, top, Path(place)) or rate, None, sizes))
         self.rows.append(report.load_row(subject.short, LARGE, LARGE_CONNECTIONS, runs))
 
     def _memory(self, subject: Subject, models: Path) -> None:
@@ -161,7 +199,7 @@ def ceiling(model: Path, photos: Path, seconds: float, *fixed: str) -> Ceiling:
     """Exact decoding and the model in process: the best of a sweep over whatever isn't fixed.
 
     Args:
-        fixed: options of `loadtest.limit`, as `cell` gives them.
+        fixed: options of `loadtest.limit`, such as `Cell.options`.
     Raises:
         ClickException: `loadtest.limit` fails without figures.
     """
@@ -177,18 +215,14 @@ def ceiling(model: Path, photos: Path, seconds: float, *fixed: str) -> Ceiling:
         if not output.exists():
             raise click.ClickException(f"loadtest.limit ended with {done.returncode} and no figures: {complaint}")
         found = json.loads(output.read_text())
-    exact = found["exact"]
     fault = (complaint.splitlines() or [f"it ended with {done.returncode}"])[-1] if done.returncode else None
-    return Ceiling(**{name: exact[name] for name in ("images_per_s", "layout", "batch", "spinning")},
-                   one_picture_ms=found["one_picture_ms"], found=found, fault=fault)
+    cpu = found["cpu_provider"]["exact"]
+    return Ceiling(_cell(found["exact"]), _cell(cpu) if cpu else None, min(found["one_picture"].values(), default=None), found,
+                   fault)
 
 
-def cell(best: Ceiling, connections: tuple[int, ...]) -> list[str]:
-    """Options that measure one cell again; beside a single connection both kinds of threads, for the picture alone."""
-    options = ["--layout", best.layout, "--batch", str(best.batch)]
-    if 1 not in connections:
-        options.append("--spinning" if best.spinning else "--no-spinning")
-    return options
+def _cell(row: dict[str, Any]) -> Cell:
+    return Cell(**{name: row[name] for name in Cell._fields})
 
 
 def say(words: str) -> None:
@@ -197,10 +231,9 @@ def say(words: str) -> None:
 
 
 def _some(_: click.Context, __: click.Parameter, given: str) -> list[str]:
-    known = [DEFAULT, FP32, INT8]
     chosen = [each.strip() for each in given.split(",") if each.strip()]
-    if not chosen or (other := [each for each in chosen if each not in known]):
-        raise click.BadParameter(f"found {other[0] if chosen else 'none'}; expected some of {','.join(known)}")
+    if not chosen or (other := [each for each in chosen if each not in MODELS]):
+        raise click.BadParameter(f"found {other[0] if chosen else 'none'}; expected some of {','.join(MODELS)}")
     return list(dict.fromkeys(chosen))
 
 
@@ -212,7 +245,7 @@ def _settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> 
 
 
 @click.command()
-@click.option("--models", "wanted", default=f"{DEFAULT},{FP32},{INT8}", show_default=True, callback=_some,
+@click.option("--models", "wanted", default=",".join(MODELS), show_default=True, callback=_some,
               help="Which ones, with commas between.")
 @click.option("--check", is_flag=True, help="Name each row that misses what it must reach, and exit with 1 if one does.")
 @click.option("--quick", is_flag=True, help="Everything short, one round: a try, no measurement.")
@@ -221,7 +254,7 @@ def _settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> 
 @click.option("--photos", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Folder of JPEGs to send.  [default: LOADTEST_PICTURES, ../shared/data/photos, or drawn ones]")
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("models"),
-              show_default=True, help="Where the default model is.")
+              show_default=True, help="Where the default model and the small AlexNets are.")
 @click.option("--set", "settings", multiple=True, callback=_settings, metavar="QUADRANT_NAME=VALUE",
               help="Try another configuration than the planned one.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False),
@@ -245,9 +278,11 @@ def main(
         bench = Bench(plan, files[0].parent, settings)
         for subject in subjects(wanted, folder, CACHE, files[0].parent):
             bench.model(subject)
-    found = {"machine": host.facts(), "commit": host.commit(), "load_before": busy, "photos": len(files),
+    machine = host.facts()
+    found = {"machine": machine, "commit": host.commit(), "load_before": busy, "photos": len(files),
              "plan": plan._asdict(), "settings": settings, "ceilings": bench.ceilings, "rows": bench.rows}
-    misses = targets.missed(figures := report.figures(bench.rows)) + targets.unmeasured(figures, wanted) + bench.faults
+    figures = report.figures(bench.rows)
+    misses = [*targets.missed(figures, machine["kind"]), *targets.unmeasured(figures, wanted, machine["kind"]), *bench.faults]
     found["missed"] = misses
     (output / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
     print(report.text(found))

@@ -19,6 +19,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from loadtest.engines import Engine, use_openvino
+
 DECODINGS = ("exact", "scaled")
 BEST = 5
 KEY = "quadrant.recipe"
@@ -46,6 +48,7 @@ class Recipe(NamedTuple):
         resize: pixels of the shorter side, of both where `squeezed`, before `height` × `width` are cut out of the centre.
         mean, std: of red, green and blue on the 0-1 scale.
         blue_first: the network takes blue, green, red.
+        gates: what the model may also run in, by a measurement that it passed.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Recipe(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     blue_first: bool
+    gates: frozenset[Engine] = frozenset()
 
     @classmethod
     def parse(cls, text: str | None) -> Recipe:
@@ -75,7 +79,8 @@ class Recipe(NamedTuple):
                 found["name"], found.get("precision", "fp32"), size["height"], size["width"], p["resize"],
                 {"short_side": False, "exact_size": True}[p.get("resize_mode", "short_side")],
                 FILTERS[p.get("interpolation", "bilinear")], tuple(p["mean"]), tuple(p["std"]),
-                {"rgb": False, "bgr": True}[p.get("channels", "rgb")])
+                {"rgb": False, "bgr": True}[p.get("channels", "rgb")],
+                frozenset(Engine(gate["provider"], gate["precision"]) for gate in found.get("gates") or ()))
         except (ValueError, TypeError, KeyError) as error:
             raise click.ClickException(f"{KEY} can't be read: {type(error).__name__}: {error}") from error
 
@@ -119,23 +124,30 @@ def prepare(data: bytes, recipe: Recipe, decoding: str) -> NDArray[np.uint8]:
 
 
 class Model:
-    """One ONNX Runtime session on the CPU. `run` may be called from several threads."""
+    """One ONNX Runtime session. `run` may be called from several threads."""
 
-    def __init__(self, file: Path, threads: int, spinning: bool) -> None:
+    def __init__(self, file: Path, threads: int, spinning: bool, engine: Engine | None = None, at_once: int = 1) -> None:
         """Load it.
 
         Args:
             threads: of one run.
-            spinning: its threads wait for the next run by turning in circles.
+            spinning: its threads wait for the next run by turning in circles; the CPU provider's alone.
+            engine: None for the CPU provider.
+            at_once: runs at the same time; the CPU provider runs as many as are called.
         Raises:
             ClickException: ONNX Runtime refuses it, it has no recipe, or it doesn't take a batch of pictures.
         """
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        options.log_severity_level = 3  # errors
+        options.inter_op_num_threads, options.log_severity_level = 1, 3  # errors
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            if engine is None or engine.provider == "cpu":
+                options.intra_op_num_threads = threads
+                options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+                self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            else:
+                options.intra_op_num_threads = 1  # the plugin has threads of its own
+                use_openvino(options, engine.precision, threads, at_once)
+                self._session = onnxruntime.InferenceSession(str(file), options)
         except Exception as error:  # the runtime's exceptions have no common ancestor of their own
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise click.ClickException(f"{file}: ONNX Runtime refuses it: {reason}") from error

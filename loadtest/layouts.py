@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import click
 from numpy.typing import NDArray
 
+from loadtest.engines import Engine
 from loadtest.inprocess import Answer, Model
 
 LAYOUTS = ("threads", "processes", "together", "ahead")
@@ -115,12 +116,12 @@ class Threads:
 class Processes:
     """A process a core, each with a session of its own; made by spawning, since a session doesn't survive a fork."""
 
-    def __init__(self, file: Path, photos: Sequence[bytes], cpus: int) -> None:
+    def __init__(self, file: Path, photos: Sequence[bytes], cpus: int, engine: Engine | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._lines, self._processes = [], []
         for place in range(cpus):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_child, args=(theirs, file, photos, place, cpus), daemon=True)
+            process = context.Process(target=_child, args=(theirs, file, photos, place, cpus, engine), daemon=True)
             process.start()
             theirs.close()
             self._lines.append(ours)
@@ -243,10 +244,10 @@ def _finish(work: Sequence[Future[None]]) -> None:
         each.result()
 
 
-def _child(line: Connection, file: Path, photos: Sequence[bytes], place: int, workers: int) -> None:
+def _child(line: Connection, file: Path, photos: Sequence[bytes], place: int, workers: int, engine: Engine | None) -> None:
     """A process of `Processes`: answers each order with a fault or None, and what was found."""
     try:
-        worker = Worker(Model(file, 1, False), photos, place, workers)
+        worker = Worker(Model(file, 1, False, engine), photos, place, workers)
         line.send((None, None))
         while True:
             order, task = line.recv()

@@ -14,7 +14,7 @@ LOOK: dict[Any, Any] = {"figure.dpi": 110, "font.size": 9, "axes.grid": True, "a
 
 
 def bench(found: dict[str, Any], file: Path) -> None:
-    """Throughput against p99, a line a model; beside it the batch sizes that each load made.
+    """Throughput against p99 and both ratios, a colour a model; beside them the batch sizes that each load made.
 
     Args:
         found: as `loadtest.bench` writes it; those rows count whose load is a number of connections.
@@ -23,11 +23,16 @@ def bench(found: dict[str, Any], file: Path) -> None:
     """
     plt = pyplot()
     rows = [row for row in found["rows"] if row["load"].isdigit() and row["p99_ms"]["median"] is not None]
-    figure, (speed, batches) = plt.subplots(1, 2, figsize=(12, 4.8), width_ratios=(1, 1.1), layout="constrained")
+    figure, axes = plt.subplot_mosaic([["speed", "batches"], ["ratios", "batches"]], figsize=(13, 9.5), width_ratios=(1.15, 1),
+                                      layout="constrained")  # fmt: skip
+    speed = axes["speed"]
+    colours = {}
     for model in dict.fromkeys(row["model"] for row in rows):
         own = sorted((row for row in rows if row["model"] == model), key=lambda row: int(row["load"]))
+        engine = own[0].get("engine")
         line, = speed.plot([row["images_per_s"]["median"] for row in own], [row["p99_ms"]["median"] for row in own], "o-",
-                           label=model)
+                           label=f"{model} ({engine})" if engine else model)
+        colours[model] = line.get_color()
         for row in own:
             speed.annotate(row["load"], (row["images_per_s"]["median"], row["p99_ms"]["median"]), xytext=(5, -9),
                            textcoords="offset points", color=line.get_color())
@@ -35,7 +40,8 @@ def bench(found: dict[str, Any], file: Path) -> None:
     speed.set_xlim(left=0)
     if rows:
         speed.legend()
-    _batch_sizes(plt, batches, rows)
+    _ratios(axes["ratios"], rows, colours)
+    _batch_sizes(plt, axes["batches"], rows)
     figure.savefig(file)
     plt.close(figure)
 
@@ -66,6 +72,26 @@ def curve(points: Sequence[dict[str, Any]], knee: float | None, file: Path) -> N
     plt.close(figure)
 
 
+def _ratios(axes: Any, rows: Sequence[dict[str, Any]], colours: dict[str, Any]) -> None:
+    """A group of bars for each number of connections: filled to the best ceiling, outlined to the CPU provider's."""
+    loads = sorted({row["load"] for row in rows}, key=int)
+    width = 0.8 / max(1, len(colours))
+    for row in rows:
+        ratio, own = (row["measures"][name]["median"] for name in ("ratio", "cpu ratio"))
+        if ratio is None or own is None:
+            continue
+        place = loads.index(row["load"]) + ([*colours].index(row["model"]) - (len(colours) - 1) / 2) * width
+        axes.bar(place, ratio, 0.85 * width, color=colours[row["model"]])
+        axes.bar(place, own, 0.85 * width, fill=False, edgecolor=colours[row["model"]], linewidth=1.5)
+        axes.annotate(f"{ratio:.2f}" if round(ratio, 2) == round(own, 2) else f"{ratio:.2f}\n({own:.2f})",
+                      (place, max(ratio, own)), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(loads)), loads)
+    axes.margins(y=0.12)
+    axes.set(xlabel="connections", ylabel="images/s ÷ images/s without HTTP",
+             title="Beside the best ceiling (outlines and brackets: the CPU provider's)")  # fmt: skip
+
+
 def _batch_sizes(plt: Any, axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     """A bar a load: which share of the engine's runs had how many pictures."""
     colours, used = plt.get_cmap("viridis"), set()
@@ -86,7 +112,7 @@ def _batch_sizes(plt: Any, axes: Any, rows: Sequence[dict[str, Any]]) -> None:
         handles, labels = axes.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda each: int(labels[each].split("–")[0].rstrip("+")))
         axes.legend([handles[each] for each in order], [labels[each] for each in order], ncols=len(used), loc="upper center",
-                    bbox_to_anchor=(0.5, -0.12), fontsize=8, frameon=False)
+                    bbox_to_anchor=(0.5, -0.055), fontsize=8, frameon=False)
 
 
 def _range(number: int) -> str:

@@ -5,6 +5,7 @@ Knows it by its command line, its HTTP answers and what /proc says of its proces
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -52,6 +53,15 @@ class Service(NamedTuple):
         """Engine runs so far by the number of pictures in them: the upper end of each of the metric's ranges → runs."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=ANSWER_S) as reply:
             return sizes(reply.read().decode())
+
+    def engine(self, name: str) -> str:
+        """What a model really runs in, as `/info` tells: provider and precision. `/info` of a version that tells no
+        precision leaves it at the provider; empty where it tells neither.
+        """
+        with urllib.request.urlopen(f"{self.url}/info", timeout=ANSWER_S) as reply:
+            models = json.load(reply).get("models", [])
+        own = next((each for each in models if each.get("name") == name), {})
+        return ", ".join(str(own[key]) for key in ("provider", "precision") if own.get(key))
 
     def settle(self, picture: bytes) -> None:
         """Wait until a picture gets its turn behind all that a load has left in the queue."""

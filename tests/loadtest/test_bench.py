@@ -14,15 +14,19 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from loadtest import bench, report, serving, wrk
-from loadtest.bench import Ceiling
+from loadtest import bench, host, report, serving, wrk
+from loadtest.bench import Ceiling, Cell
 from loadtest.subjects import Subject
-from loadtest.targets import DEFAULT, FP32, INT8, LARGE
+from loadtest.targets import DEFAULT, INT8, LARGE, PLAIN, SMALL
 from loadtest.wrk import Load
 
-LIMIT = {"exact": {"images_per_s": 100.0, "layout": "together", "batch": 16, "spinning": True}, "scaled": None,
-         "one_picture_ms": 8.0}  # fmt: skip
-BEST = Ceiling(100.0, "together", 16, True, 8.0, LIMIT, None)
+ROW = {"images_per_s": 100.0, "layout": "together", "batch": 16, "spinning": True, "provider": "cpu", "precision": "fp32"}
+LIMIT = {"exact": ROW, "scaled": None, "cpu_provider": {"exact": ROW, "scaled": None}, "left_out": ["openvino: there is none"],
+         "one_picture": {"cpu, fp32": 8.0}}  # fmt: skip
+CELL = Cell(**ROW)
+BEST = Ceiling(CELL, CELL, 8.0, LIMIT, None)
+QUICK = CELL._replace(images_per_s=200.0, layout="threads", batch=8, spinning=False, provider="openvino", precision="bf16")
+FAST = Ceiling(QUICK, CELL, 4.0, LIMIT, None)
 
 
 @pytest.fixture
@@ -31,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(wrk, "find", lambda: "wrk")
     monkeypatch.setattr(bench, "subjects", lambda wanted, *_: [Subject(each, each, Path(each)) for each in wanted])
     monkeypatch.setattr(bench, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(host, "kind", lambda _: (PLAIN, "it is a test"))
     return tmp_path / "docs"
 
 
@@ -41,18 +46,21 @@ def rows(rate: float, errors: int = 0) -> Callable[[bench.Bench, Subject], None]
         self.ceilings[subject.short] = LIMIT
         for connections in (1, 8, 32, 256):
             load = Load(rate, 9.0, 30.0, 500, errors, "503: overloaded" if errors else None, 0.01)
-            runs = [report.Run(load, 100.0, 8.0, {"1": 3, "16": 40})]
-            self.rows.append(report.load_row(subject.short, str(connections), connections, runs))
+            runs = [report.Run(load, 100.0, 100.0, 9.0, {"1": 3, "16": 40})]
+            self.rows.append(report.load_row(subject.short, str(connections), connections, runs) | {"engine": "cpu, fp32"})
+        self.rows += [report.plain_row(subject.short, "start", {"ready": [0.7]}),
+                      report.plain_row(subject.short, "two workers", {"pss": [300.0], "further": [50.0]})]
 
     return model
 
 
 def test_check_names_what_is_missed_and_exits_with_1(small, monkeypatch):
     """What `make bench CHECK=1` is for."""
-    monkeypatch.setattr(bench.Bench, "model", rows(109.0))
+    monkeypatch.setattr(bench.Bench, "model", rows(99.0))
     result = CliRunner().invoke(bench.main, ["--models", DEFAULT, "--check", "--output", str(small)])
     assert result.exit_code == 1, result.output
-    assert "missed: default, 32 connections: images/s ÷ ceiling is 1.09; must be at least 1.10" in result.output
+    assert ("missed: default, 32 connections: images/s ÷ the CPU provider's ceiling is 0.99; must be at least 1.00"
+            in result.output)  # fmt: skip
     assert result.output.count("missed: ") == 1
 
 
@@ -61,7 +69,10 @@ def test_check_passes_where_all_is_met(small, monkeypatch):
     monkeypatch.setattr(bench.Bench, "model", rows(111.0))
     result = CliRunner().invoke(bench.main, ["--models", DEFAULT, "--check", "--output", str(small)])
     assert result.exit_code == 0, result.output
-    assert "| default | 32 | 111.0 | 9.0 ms | 30.0 ms | 0 | images/s ÷ ceiling | 1.11 | 1.10 | 1.40 | met |" in result.output
+    assert ("| default | cpu, fp32 | 32 | 111.0 | 9.0 ms | 30.0 ms | 0 | 1.11 | 1.11 "
+            "| images/s ÷ the CPU provider's ceiling | 1.11 | 1.00 |  | met |") in result.output  # fmt: skip
+    assert "the targets are those of a machine without AMX: it is a test" in result.output
+    assert "not used: openvino: there is none" in result.output
     assert "wrk itself took at most 1.0% of the cores' time" in result.output
     found = json.loads((small / "bench.json").read_text())
     assert found["missed"] == []
@@ -75,7 +86,7 @@ def test_without_check_a_miss_is_only_in_the_table(small, monkeypatch):
     result = CliRunner().invoke(bench.main, ["--models", DEFAULT, "--output", str(small)])
     assert result.exit_code == 0, result.output
     assert "| missed |" in result.output
-    assert len(json.loads((small / "bench.json").read_text())["missed"]) == 1
+    assert len(json.loads((small / "bench.json").read_text())["missed"]) == 2
 
 
 def test_a_failed_request_is_a_miss_in_any_row(small, monkeypatch):
@@ -99,11 +110,11 @@ def test_a_ceiling_that_does_not_trust_itself_and_a_row_that_was_left_out_are_mi
     result = CliRunner().invoke(bench.main, ["--models", DEFAULT, "--check", "--output", str(small)])
     assert result.exit_code == 1
     assert "missed: default: the ceiling is not to be trusted" in result.output
-    assert "missed: default, 32 connections: images/s ÷ ceiling was not measured" in result.output
+    assert "missed: default, 32 connections: images/s ÷ the CPU provider's ceiling was not measured" in result.output
 
 
 @pytest.mark.parametrize(("options", "told"), [
-    pytest.param(["--models", "resnet"], "found resnet; expected some of default,alexnet,alexnet-int8", id="model"),
+    pytest.param(["--models", "resnet"], "found resnet; expected some of default,alexnet64,alexnet64-int8,", id="model"),
     pytest.param(["--models", ","], "found none; expected some of", id="no model"),
     pytest.param(["--set", "BATCH_CAP=8"], "found BATCH_CAP=8; expected QUADRANT_NAME=VALUE", id="setting"),
 ])
@@ -133,16 +144,21 @@ def test_a_sweep_says_which_cell_is_the_best_and_the_cell_is_measured_again(monk
     commands = limit(monkeypatch, 0, LIMIT)
     best = bench.ceiling(tmp_path / "model.onnx", tmp_path, 1.5)
     assert best == BEST
-    bench.ceiling(tmp_path / "model.onnx", tmp_path, 6, *bench.cell(best, (8, 32)))
+    bench.ceiling(tmp_path / "model.onnx", tmp_path, 6, *best.best.options(), "--no-alone")
     assert commands[0][:3] == [sys.executable, "-m", "loadtest.limit"]
     assert "--layout" not in commands[0]
-    assert commands[1][-7:] == ["--decoding", "exact", "--layout", "together", "--batch", "16", "--spinning"]
+    assert commands[1][-13:] == ["--decoding", "exact", "--layout", "together", "--batch", "16", "--spinning", "--provider",
+                                 "cpu", "--precision", "fp32", "--no-parts", "--no-alone"]  # fmt: skip
 
 
-def test_beside_one_connection_the_picture_alone_may_choose_its_threads():
-    """Its best time counts, whatever is best for batches."""
-    assert bench.cell(BEST, (256, 1)) == ["--layout", "together", "--batch", "16"]
-    assert bench.cell(BEST._replace(spinning=False), (8, 32))[-1] == "--no-spinning"
+def test_the_quickest_engine_alone_and_the_cpu_provider_s_ceiling_are_kept(monkeypatch, tmp_path):
+    """What is best for batches need not be best for one picture."""
+    fast = {**LIMIT, "exact": QUICK._asdict(), "one_picture": {"cpu, fp32": 8.0, "openvino, bf16": 4.0}}
+    limit(monkeypatch, 0, fast)
+    found = bench.ceiling(tmp_path, tmp_path, 1)
+    assert (found.best, found.cpu, found.one_picture_ms) == (QUICK, CELL, 4.0)
+    limit(monkeypatch, 0, {**fast, "cpu_provider": {"exact": None}, "one_picture": {}})
+    assert bench.ceiling(tmp_path, tmp_path, 1)[1:3] == (None, None)
 
 
 def test_a_ceiling_that_fails_with_figures_keeps_them_and_its_reason(monkeypatch, tmp_path):
@@ -169,6 +185,9 @@ class Still:
         self.looks += 1
         return {"1": self.looks}
 
+    def engine(self, name: str) -> str:
+        return f"what {name} runs in"
+
     def settle(self, picture: bytes) -> None:
         """Nothing waits."""
 
@@ -176,8 +195,9 @@ class Still:
         """It never ends."""
 
 
+@pytest.mark.parametrize("best", [pytest.param(BEST, id="CPU provider"), pytest.param(FAST, id="OpenVINO")])
 @pytest.mark.parametrize("short", [DEFAULT, INT8])
-def test_each_load_stands_next_to_a_ceiling(short, monkeypatch, tmp_path):
+def test_each_load_stands_next_to_a_ceiling(short, best, monkeypatch, tmp_path):
     """Otherwise a slow minute of the machine is the service's fault, or its merit."""
     steps: list[str] = []
     photo = tmp_path / "photos" / "1.jpg"
@@ -197,23 +217,33 @@ def test_each_load_stands_next_to_a_ceiling(short, monkeypatch, tmp_path):
         return Load(90.0, 8.8, 30.0, 10, 0, None, 0.01)
 
     def ceiling(_: Path, __: Path, ___: float, *fixed: str) -> Ceiling:
-        steps.append("cell" if "--layout" in fixed else "sweep")
-        return BEST
+        if "--layout" not in fixed:
+            steps.append("sweep")
+            return best
+        engine = fixed[fixed.index("--provider") + 1]
+        steps.append(f"{engine} alone" if "--alone" in fixed else engine)
+        cell = QUICK if engine == "openvino" else CELL
+        return Ceiling(cell, cell if engine == "cpu" else None, 8.0 if "--alone" in fixed else None, LIMIT, None)
 
     monkeypatch.setattr(serving, "service", service)
     monkeypatch.setattr(wrk, "drive", drive)
     monkeypatch.setattr(bench, "ceiling", ceiling)
     monkeypatch.setattr(bench, "mosaics", lambda _, folder: [folder / "large.jpg"])
     monkeypatch.setattr(Path, "read_bytes", lambda _: b"")
+    monkeypatch.setattr(bench.Bench, "_memory", lambda *_: steps.append("memory"))
     run = bench.Bench(bench.FULL._replace(rounds=2, starts=1), photo.parent, {"QUADRANT_BATCH_CAP": "8"})
     run.model(Subject(short, "tiny", tmp_path / "model" / "1" / "model.onnx"))
-    rounds = ["8", "cell", "32", "256", "cell", "1", "1", "cell", "256", "32", "cell", "8"]
-    large = ["sweep", "8 large", "cell", "8 large", "cell"] if short == INT8 else []
-    assert steps == ["start", "start", "sweep", "start", "32", *rounds, *large]
+    one, own = best.best.provider, ["cpu"] if best == FAST else []  # once a round, where it isn't the best itself
+    rounds = ["8", one, "32", "256", f"{one} alone", "1", *own, "1", f"{one} alone", "256", "32", one, "8", *own]
+    large = ["sweep", *["8 large", one, *own] * 2] if short == INT8 else []
+    assert steps == ["start", "start", "sweep", "start", "32", *rounds, *large, "memory"]
     loads = [row["load"] for row in run.rows]
     assert loads == ["start", "1", "8", "32", "256", *([LARGE] if short == INT8 else [])]
+    assert {row["engine"] for row in run.rows} == {"what tiny runs in"}
     assert run.rows[1]["measures"]["alone"]["rounds"] == [1.1, 1.1]
-    assert run.rows[2]["measures"]["ratio"]["rounds"] == [0.9, 0.9]
+    for row in run.rows[1:]:
+        assert row["measures"]["ratio"]["rounds"] == ([0.45, 0.45] if best == FAST else [0.9, 0.9])
+        assert row["measures"]["cpu ratio"]["rounds"] == [0.9, 0.9]
     assert run.rows[2]["batch_sizes"] == {"1": 2}  # one a load, of two rounds
 
 
@@ -246,7 +276,7 @@ def test_a_further_worker_costs_what_three_take_beyond_two(monkeypatch, tmp_path
     monkeypatch.setattr(serving, "Watch", Watch)
     monkeypatch.setattr(wrk, "drive", lambda *_: Load(90.0, 8.8, 30.0, 10, 0, None, 0.01))
     run = bench.Bench(bench.QUICK, tmp_path, {})
-    run._memory(Subject(FP32, "alexnet", tmp_path), tmp_path)
+    run._memory(Subject(SMALL, "alexnet64", tmp_path), tmp_path)
     assert [each["QUADRANT_WORKERS"] for each in asked] == ["2", "3"]
     assert run.rows[0]["measures"]["pss"]["median"] == 720.0
     assert run.rows[0]["measures"]["loaded"]["median"] == 400.0

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from loadtest import inprocess
+from loadtest.engines import Engine
 from loadtest.inprocess import Model, Recipe
 from loadtest.pictures import draw
 from service import images
@@ -79,6 +80,13 @@ def test_a_recipe_that_cant_be_read_is_told(text, words):
     """A guessed preprocessing would be another amount of work."""
     with pytest.raises(click.ClickException, match=words):
         Recipe.parse(text)
+
+
+def test_gates_are_read():
+    """They decide what the model may run in."""
+    gate = {"provider": "openvino", "precision": "bf16", "measured_on": 10000, "top1_loss": 0.0002}
+    assert Recipe.parse(json.dumps(json.loads(recipe_text()) | {"gates": [gate]})).gates == {Engine("openvino", "bf16")}
+    assert not Recipe.parse(recipe_text()).gates
 
 
 def means(path, shape: list[object], kind: int = TensorProto.FLOAT, last: bool = False, **preprocessing: object) -> Model:

@@ -6,10 +6,12 @@ import click
 import pytest
 
 from loadtest import layouts
+from loadtest.engines import Engine
 from loadtest.layouts import LAYOUTS, Processes, Task
 from loadtest.machine import Machine
 from tests import models
 
+CPU = Engine("cpu", "fp32")
 BRIGHT = [2, 0, 3, 1, 1]  # five photos: no batch size below divides them
 
 
@@ -25,7 +27,7 @@ def machine(model_folder):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_photo_gets_its_own_answer(layout, batch, machine):
     """Buffers that are used again, workers with places of their own: each is a way to mix photos up."""
-    found = machine.measure(layout, False, Task("all", batch, "exact", 0.0))
+    found = machine.measure(layout, CPU, False, Task("all", batch, "exact", 0.0))
     assert [found.answers[photo].classes[0] for photo in range(len(BRIGHT))] == BRIGHT
     assert found.images_per_s > 0
 
@@ -33,10 +35,10 @@ def test_each_photo_gets_its_own_answer(layout, batch, machine):
 @pytest.mark.parametrize("layout", ["threads", "processes", "together"])
 def test_parts_are_measured_alone(layout, machine):
     """Their sum is what the whole is held against."""
-    decoded = machine.measure(layout, False, Task("decode", 4, "scaled", 0.0))
+    decoded = machine.measure(layout, CPU, False, Task("decode", 4, "scaled", 0.0))
     assert decoded.images_per_s > 0
     assert not decoded.answers
-    model = machine.measure(layout, False, Task("model", 4, "exact", 0.0))
+    model = machine.measure(layout, CPU, False, Task("model", 4, "exact", 0.0))
     assert model.images_per_s > 0
     assert model.answers
     assert all(answer.classes[0] == BRIGHT[photo] for photo, answer in model.answers.items())
@@ -58,15 +60,15 @@ def test_the_model_alone_decodes_nothing_while_the_clock_runs(layout, machine, m
 
     monkeypatch.setattr(layouts.Model, "fill", counting)
     monkeypatch.setattr(layouts, "repeat", from_here)
-    machine.measure(layout, False, Task("model", 4, "exact", 0.0))
+    machine.measure(layout, CPU, False, Task("model", 4, "exact", 0.0))
     assert not decoded
-    machine.measure(layout, False, Task("all", 4, "exact", 0.0))
+    machine.measure(layout, CPU, False, Task("all", 4, "exact", 0.0))
     assert decoded
 
 
 def test_one_picture_alone_takes_time(machine):
     """The figure that a lone request is held against."""
-    assert machine.one_picture_ms(False, 0.0) > 0
+    assert machine.one_picture_ms(CPU, False, 0.0) > 0
 
 
 def test_a_photo_that_cant_be_decoded_is_named(model_folder):
@@ -74,7 +76,7 @@ def test_a_photo_that_cant_be_decoded_is_named(model_folder):
     photos = [models.png(models.quadrant_picture(0)), b"no picture"]
     with (Machine(model_folder / "quadrants" / "1" / "model.onnx", photos, 1) as made,
           pytest.raises(click.ClickException, match="photo 2 of 2 can't be decoded")):  # fmt: skip
-        made.reference("exact")
+        made.reference(CPU, "exact")
 
 
 def test_a_process_that_fails_says_why(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import click
 import pytest
 
@@ -48,6 +51,18 @@ def test_a_service_is_ready_counted_watched_and_stopped(model_folder):
         assert watch.peak_mb > 10
         service.check()
     assert service.process.returncode == 0
+
+
+@pytest.mark.parametrize(("told", "expected"), [
+    pytest.param({"provider": "openvino", "precision": "bf16"}, "openvino, bf16", id="both"),
+    pytest.param({"provider": "cpu"}, "cpu", id="no precision"),
+    pytest.param({"provider": None}, "", id="not loaded"),
+])  # fmt: skip
+def test_what_a_model_runs_in_is_the_services_own_word(told, expected, monkeypatch):
+    """The bench asks; it assumes nothing."""
+    page = json.dumps({"models": [{"name": "other", "provider": "cuda"}, {"name": "tiny", **told}]})
+    monkeypatch.setattr(serving.urllib.request, "urlopen", lambda *_, **__: io.StringIO(page))
+    assert serving.Service("http://127.0.0.1:9", None, 0.0, None).engine("tiny") == expected
 
 
 def test_settings_of_the_caller_dont_count(model_folder, monkeypatch):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import click
+import onnx
 import pytest
 from PIL import Image
 
 from export import gate
 from loadtest import subjects
+from loadtest.engines import Engine
+from loadtest.inprocess import KEY, Model
 from loadtest.pictures import draw
-from loadtest.targets import DEFAULT, FP32, INT8
+from loadtest.targets import DEFAULT, FP32, INT8, SMALL, SMALL_INT8
 
 
 def model(folder: Path, name: str) -> Path:
@@ -22,23 +26,38 @@ def model(folder: Path, name: str) -> Path:
     return file
 
 
-def test_the_default_model_is_the_services_own_choice(tmp_path):
-    """The first that is no -int8, its highest version by number."""
-    for name in ("a-int8/1", "b/2", "b/11", "c/1", "b/draft"):
+def test_each_short_name_is_a_model_of_its_own(tmp_path):
+    """The default one by its file, the small ones by their names, always in their highest versions."""
+    for name in ("alexnet64-tiny-imagenet/4", "alexnet64-tiny-imagenet-int8/2", "alexnet64-tiny-imagenet-int8/11", "c/1"):
         model(tmp_path, name)
-    assert subjects.default(tmp_path) == (DEFAULT, "b", tmp_path / "b" / "11" / "model.onnx")
+    (tmp_path / "default").write_text("c\n")
+    found = subjects.subjects([DEFAULT, SMALL, SMALL_INT8], tmp_path, tmp_path, tmp_path)
+    assert [each[:2] for each in found] == [
+        ("default", "c"), ("alexnet64", "alexnet64-tiny-imagenet"), ("alexnet64-int8", "alexnet64-tiny-imagenet-int8")]
+    assert found[2].file == tmp_path / "alexnet64-tiny-imagenet-int8" / "11" / "model.onnx"
 
 
-def test_a_folder_without_models_is_told(tmp_path):
-    """Before twenty minutes of measuring."""
-    with pytest.raises(click.ClickException, match=r"holds no NAME/VERSION/model\.onnx"):
-        subjects.default(tmp_path)
+@pytest.mark.parametrize(("own", "precision"), [("fp32", "bf16"), ("int8", "int8")])
+def test_a_network_of_random_weights_gets_its_gate(own, precision, model_folder, tmp_path):
+    """Without it neither the service nor the ceiling would run it as fast as a trained one; nothing else changes."""
+    before = onnx.load(model_folder / "quadrants" / "1" / "model.onnx")
+    onnx.save(before, file := tmp_path / "model.onnx")
+    subjects.give_gate(file, precision)
+    after = onnx.load(file)
+    assert after.graph == before.graph
+    recipes = [json.loads(next(each.value for each in some.metadata_props if each.key == KEY)) for some in (before, after)]
+    gate, = recipes[1].pop("gates")
+    assert recipes[0] == recipes[1]
+    assert (gate["provider"], gate["precision"]) == ("openvino", precision)
+    assert gate["environment"].startswith("not measured")
+    assert Engine("openvino", precision) in Model(file, 1, False).recipe.gates
 
 
 def test_alexnets_are_made_once_and_again_when_export_changes(tmp_path, monkeypatch):
     """What is measured is what export makes today."""
     made = []
     monkeypatch.setattr(subjects.models_cost, "alexnet", lambda folder: (made.append(FP32), model(folder, "alexnet/1")))
+    monkeypatch.setattr(subjects, "give_gate", lambda _, precision: made.append(precision))
     monkeypatch.setattr(subjects, "_quantize", lambda _, __, output: (made.append(INT8), model(output.parent, "1")))
     asked = ([FP32, INT8], tmp_path, tmp_path, tmp_path)
     for _ in range(2):
@@ -46,10 +65,10 @@ def test_alexnets_are_made_once_and_again_when_export_changes(tmp_path, monkeypa
         assert first.file.exists()
         assert second.file.exists()
         assert (first.folder.name, second.folder.name) == ("alexnet", "alexnet-int8")
-    assert made == [FP32, INT8]
+    assert made == [FP32, "bf16", INT8, "int8"]
     monkeypatch.setattr(subjects, "_export_digest", lambda: "0" * 64)
     subjects.subjects(*asked)
-    assert made == [FP32, INT8, FP32, INT8]
+    assert made == [FP32, "bf16", INT8, "int8"] * 2
     assert not first.file.exists()  # 300 MB that nobody needs
 
 
