@@ -23,10 +23,12 @@ COPY service/native/ /native/
 RUN set -eu; apt-get update -q; apt-get install -qy --no-install-recommends gcc libc6-dev; rm -rf /var/lib/apt/lists/*; \
     /native/build
 # What is never used at run time: pip, the packages' own tests, ONNX Runtime's offline tools, Swagger UI's build for bundlers,
-# NumPy's compiler of Fortran, and OpenVINO's plugins for GPUs and NPUs (its library is there under three names, too).
+# NumPy's compiler of Fortran, ONNX Runtime's library for C (Python's binding has its own copy), and OpenVINO's plugins for GPUs and
+# NPUs (its library is there under three names, too).
 RUN set -eu; cd /opt/venv/lib/python3*/site-packages; \
     rm -rf pip pip-* setuptools setuptools-* pkg_resources _distutils_hack distutils-precedence.pth; \
     rm -rf onnxruntime/transformers onnxruntime/quantization onnxruntime/tools numpy/f2py; \
+    [ "${PROVIDER}" = cuda ] || rm -f onnxruntime/capi/libonnxruntime.so.*; \
     rm -f onnxruntime_ep_openvino/cache.json onnxruntime_ep_openvino/libopenvino_intel_[gn]pu_plugin.so \
         onnxruntime_ep_openvino/libopenvino_auto*_plugin.so onnxruntime_ep_openvino/libopenvino_hetero_plugin.so \
         onnxruntime_ep_openvino/libonnxruntime_providers_openvino_plugin.so.*; \
