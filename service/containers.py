@@ -240,23 +240,62 @@ def _webp(data: bytes, deadline: float) -> Outline:
     raise Damaged(f"its first chunk is {kind!r}")
 
 
+# One call into libtiff decodes all of a TIFF that is compressed, and nothing interrupts it: these bound its work.
 MOST_STRIPS = 100_000  # a strip is at least a row of pixels; each costs a decoder some hundred bytes
-LARGEST_TILE = 64_000_000  # pixels; a decoder makes room for a whole tile, however small the picture
+MOST_PADDED_PIXELS = 64_000_000  # in all of its tiles; a decoder makes every tile whole, however small the picture
+MOST_UNPACKED_BYTES = 256_000_000  # 50 million pixels of RGBA are 200; LZMA unpacks 230 of them a second
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES = 256, 257, 258, 259, 277
+_OFFSETS, _COUNTS, _TILE_WIDTH, _TILE_HEIGHT = (273, 324), (279, 325), 322, 323
+_UNCOMPRESSED = 1
 
 
 def _tiff(data: bytes, deadline: float) -> Outline:
+    tags = _tiff_tags(data)
+    one = {tag: values[0] for tag, values in tags.items() if values}
+    width, height = one.get(_WIDTH, 0), one.get(_HEIGHT, 0)
+    if not width or not height:
+        raise Damaged("it doesn't say how large it is")
+    across, down = one.get(_TILE_WIDTH) or width, one.get(_TILE_HEIGHT) or height
+    padded = -(-width // across) * across * (-(-height // down) * down)
+    if padded > max(MOST_PADDED_PIXELS, 5 * width * height // 4):
+        raise Damaged(f"its tiles are {across:,} × {down:,} pixels, {padded:,} in all; at most {MOST_PADDED_PIXELS:,} are read")
+    if one.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED:
+        unpacked = padded * one.get(_SAMPLES, 1) * one.get(_BITS, 1) // 8
+        if unpacked > MOST_UNPACKED_BYTES:
+            raise Damaged(f"it has {unpacked:,} bytes when unpacked; at most {MOST_UNPACKED_BYTES:,} are unpacked")
+        if (taken := sum(sum(map(abs, tags.get(tag, ()))) for tag in _COUNTS)) > len(data):
+            raise Damaged(f"its strips or tiles take {taken:,} bytes of {len(data):,}: they lie over each other")
+    return Outline(width, height)
+
+
+def _tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
+    """The whole numbers of the first picture's tags, as far as they are looked at here.
+
+    Raises:
+        Damaged: it is cut into too many strips, or what it says can't be told.
+    """
     order = "<" if data[:2] == b"II" else ">"
     (start,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, start)
-    values: dict[int, int] = {}
+    tags: dict[int, tuple[int, ...]] = {}
     for at in range(start + 2, start + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(f"{order}HHI", data, at)
-        if tag in (273, 324) and number > MOST_STRIPS:
+        if tag in (*_OFFSETS, *_COUNTS) and number > MOST_STRIPS:
             raise Damaged(f"it is cut into {number:,} strips or tiles; at most {MOST_STRIPS:,} are read")
-        if kind in (3, 4) and number == 1:
-            (values[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, at + 8)
-    if values.get(322, 0) * values.get(323, 0) > LARGEST_TILE:
-        raise Damaged(f"its tiles are {values[322]:,} × {values[323]:,} pixels; at most {LARGEST_TILE:,} are read")
-    if not values.get(256) or not values.get(257):
-        raise Damaged("it doesn't say how large it is")
-    return Outline(values[256], values[257])
+        if tag not in _READ:
+            continue
+        if tag in tags:
+            raise Damaged(f"it has tag {tag} twice")
+        code = _INTEGERS.get(kind)
+        if code is None:
+            raise Damaged(f"tag {tag} has type {kind}; expected a whole number")
+        values = struct.Struct(f"{order}{min(number, MOST_STRIPS)}{code}")
+        place = at + 8
+        if values.size > 4:
+            (place,) = struct.unpack_from(f"{order}I", data, place)
+        tags[tag] = values.unpack_from(data, place)
+    return tags
+
+
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q"}  # types of TIFF 6.0, and those of 8 bytes
+_READ = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT, *_COUNTS}

@@ -10,6 +10,7 @@ are scaled to 8.
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ MAX_PIXELS = 50_000_000
 # Decoding goes over a progressive JPEG once a scan. Usual ones have about ten.
 MOST_SCANS = 100
 MOST_SCANNED_PIXELS = 2_000_000_000  # scans × pixels: some seconds of processor time
+MOST_WEBP_PIXELS = 24_000_000  # one call into libwebp decodes it all, and nothing interrupts that: up to 1.7 s
+MOST_TIFF_SCANS = 10  # of a JPEG within a TIFF, which usually has one; nothing interrupts libtiff either
 # Between resize and crop: a picture of 1 × 60,000 would become one of 256 × 15 million, whatever its own memory was.
 MOST_RESIZED_PIXELS = 5_000_000
 MOST_PROGRESSIVE_PIXELS = 12_000_000  # larger ones are Pillow's alone: a damaged one would be decoded by compiled code too
@@ -56,6 +59,8 @@ BYTES_A_PIXEL = {"JPEG": 8, "PNG": 12, "WebP": 24, "GIF": 12, "BMP": 8, "TIFF": 
 PROGRESSIVE_BYTES_A_PIXEL = 6  # 16 bits for each of three coefficients
 LEAST_BYTES = 2**20
 
+# libtiff takes it from nowhere else, and as the first number that is too large.
+os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", str(MOST_TIFF_SCANS + 1))
 Image.MAX_IMAGE_PIXELS = None  # its limit only warns; ours comes before it, in `inspect`
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged metadata that we don't need
 
@@ -135,7 +140,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS, deadline: float = math.in
     except containers.Damaged as error:
         raise UndecodablePicture(f"{kind} picture can't be decoded: {error}", format=kind) from error
     if outline.width:
-        _check_size(outline.width, outline.height, max_pixels)
+        _check_size(outline.width, outline.height, min(max_pixels, MOST_WEBP_PIXELS) if kind == "WebP" else max_pixels, kind)
     if kind == "WebP":  # opening one already makes room for its whole canvas
         return Header(kind, "RGBA" if outline.alpha else "RGB", outline.width, outline.height, False)
     if outline.plain:  # Pillow would find the same
@@ -144,7 +149,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS, deadline: float = math.in
         with _decoding(kind), _opened(data, kind, deadline) as image:
             orientation = upright.number(upright.orientation(image)) if kind == "JPEG" else None
             header = Header(kind, image.mode, image.width, image.height, outline.progressive, orientation)
-    _check_size(header.width, header.height, max_pixels)
+    _check_size(header.width, header.height, max_pixels, kind)
     if header.mode in ("I", "F"):
         raise UnsupportedFormat(
             f"{kind} picture has mode {header.mode} (32 bits a channel); expected 8 or 16 bits", format=kind, mode=header.mode)
@@ -350,10 +355,10 @@ def _filled(header: Header, stored: tuple[int, int], orientation: int) -> Box:
     return left, top, width - spare_x + left, height - spare_y + top
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _check_size(width: int, height: int, max_pixels: int, kind: str) -> None:
     if (found := width * height) > max_pixels:
         raise TooManyPixels(
-            f"picture is {width:,} × {height:,} = {found:,} pixels; this server accepts up to {max_pixels:,}",
+            f"{kind} picture is {width:,} × {height:,} = {found:,} pixels; this server accepts up to {max_pixels:,}",
             width=width, height=height, pixels=found, max_pixels=max_pixels)
 
 

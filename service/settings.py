@@ -103,7 +103,8 @@ class Settings:
     queue_capacity: int = setting(256, "pictures waiting, all requests of a process together", minimum=1, maximum=65536)
     deadline_ms: float = setting(10_000.0, "longest time from the last body byte to the answer", minimum=1)
     max_body_bytes: int = setting(20 * 2**20, "longest request body", minimum=1, in_bytes=True)
-    max_pixels: int = setting(50_000_000, "most pixels of a picture, by its header", minimum=1)
+    max_pixels: int = setting(
+        50_000_000, "most pixels of a picture, by its header; of a WebP never more than 24 million", minimum=1)
     max_pictures: int = setting(32, "most pictures in one call", minimum=1, maximum=1024)
     decode_memory: int | None = planned("memory that pictures may take while they are decoded, a process", in_bytes=True)
     cache_bytes: int = setting(
