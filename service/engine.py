@@ -124,7 +124,7 @@ class Engine:
 
         Args:
             golden: the model's own unless given.
-            company: pictures in a batch, such as the cap; all examples twice unless given. Never fewer than two.
+            company: pictures in a batch, such as the cap; all examples unless given. Never fewer than two.
         Returns:
             The largest difference of a probability from the recorded one.
         Raises:
@@ -154,7 +154,7 @@ class Engine:
             raise StartError(
                 f"{self.model.path}: golden picture {row} gives {alone[row, column]:.6f} for class {column} on {where}; "
                 f"expected {expected[row, column]:.6f} within {allowed:.0e}")
-        order = [*range(len(pixels)), *reversed(range(len(pixels)))]  # twice, then again until the last batch is full
+        order = [*reversed(range(len(pixels)))]  # in other places than alone, then again until the last batch is full
         size = max(company or len(order), 2)
         order = [order[place % len(order)] for place in range(-(-len(order) // size) * size)]
         batches = [order[start:start + size] for start in range(0, len(order), size)]
