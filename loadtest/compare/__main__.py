@@ -76,17 +76,18 @@ def compare(
     data = [photo.read_bytes() for photo in photos]
     everyone = contestants(peers, models, file, data[0])
     say(f"{file.parents[1].name}: what the machine does without HTTP")
-    best = bench.ceiling(file, photos[0].parent, plan.sweep_s)
+    top = bench.ceiling(file, photos[0].parent, plan.sweep_s)
     images = Images(photos, expected(file, data))
 
     def ceiling() -> float:
-        return bench.ceiling(file, photos[0].parent, plan.ceiling_s, *bench.cell(best, (8, 32))).images_per_s
+        return bench.ceiling(file, photos[0].parent, plan.ceiling_s, *top.best.options()).best.images_per_s
 
     with tempfile.TemporaryDirectory() as place:
         ceilings = measure(everyone, images, plan, ceiling, Path(place), say)
     return {
         "machine": host.facts(), "load_before": busy, "commit": host.commit(), "photos": len(photos), "plan": plan._asdict(),
-        "ceiling": {"images_per_s": report.spread(ceilings), "layout": best.layout, "batch": best.batch, "fault": best.fault},
+        "ceiling": {"images_per_s": report.spread(ceilings), "layout": top.best.layout, "batch": top.best.batch,
+                    "fault": top.fault},
         "servers": [each.found() for each in everyone],
     }
 
