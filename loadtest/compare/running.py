@@ -22,7 +22,7 @@ from loadtest.compare.environments import Unavailable
 from loadtest.compare.peers import Peer, Protocol
 
 ROOT = Path(__file__).parents[2]
-START_S, STOP_S = 90.0, 5.0
+START_S, STOP_S = 90.0, 15.0  # Triton leaves shared memory behind if it is killed while it unloads
 PORTS = ("COMPARE_PORT", "COMPARE_GRPC_PORT", "COMPARE_METRICS_PORT")
 
 
