@@ -22,6 +22,7 @@ from loadtest.compare.environments import Unavailable
 from loadtest.compare.peers import Peer, Protocol
 
 ROOT = Path(__file__).parents[2]
+KILL_S = 10.0  # until what was killed is gone
 START_S, STOP_S = 90.0, 15.0  # Triton leaves shared memory behind if it is killed while it unloads
 PORTS = ("COMPARE_PORT", "COMPARE_GRPC_PORT", "COMPARE_METRICS_PORT")
 
@@ -134,9 +135,13 @@ def _stop(started: subprocess.Popen[bytes], place: str) -> None:
         started.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         started.wait(STOP_S)
-    for pid in _marked(place):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + KILL_S
+    # A killed process is still there for a moment, and may have started another just before.
+    while (left := _marked(place)) and time.monotonic() < end:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
     started.wait()
 
 
