@@ -99,6 +99,16 @@ def test_a_stream_of_tables_alone_is_refused(begun):
         images.inspect(with_tables_first())
 
 
+def test_colours_in_scans_of_their_own_take_the_memory_of_a_progressive_one():
+    """300 MB at 50 million pixels: libjpeg keeps all coefficients until the last scan, which may never come."""
+    data = pictures.jpeg(pictures.noise(*SIDES))
+    scan = data.index(SCAN)
+    alone = data[:scan] + SCAN + b"\x00\x08\x01\x01\x00\x00\x3f\x00" + data[scan + 14:]
+    whole, apart = images.inspect(data), images.inspect(alone)
+    assert (whole.progressive, apart.progressive) == (False, True)
+    assert images.decode_bytes(apart) - images.decode_bytes(whole) == 6 * SIDES[0] * SIDES[1]
+
+
 def variants() -> list[bytes]:
     """Small JPEGs of each kind that libjpeg reads and Pillow writes."""
     image = pictures.noise(40, 24)
